@@ -1,0 +1,93 @@
+-- The log: appended to, never updated. Column order matters: defaults are evaluated in it, and the delivery algorithm rests on a
+-- transaction taking its xid before its first sequence (docs/architecture.md, "The cursor").
+create table event_box.events (
+    xid           xid8        not null default pg_current_xact_id(),
+    sequence      bigint      not null generated always as identity,
+    -- Where the key lives; events without a key are spread evenly. 64 partitions, for the life of the log.
+    partition     smallint    not null generated always as
+                              ((hashtextextended(coalesce(partition_key, sequence::text), 0) & 63)) stored,
+    id            uuid        not null,
+    topic         text        not null constraint topic_length check (octet_length(topic) between 1 and 255),
+    version       smallint    not null default 1 constraint version_positive check (version > 0),
+    partition_key text        constraint partition_key_length check (octet_length(partition_key) between 1 and 512),
+    -- json, not jsonb: the bytes stay as they were emitted.
+    payload       json        not null,
+    headers       json        constraint headers_object check (json_typeof(headers) = 'object'),
+    -- Stable, not volatile: a volatile default makes COPY insert row by row.
+    emitted_at    timestamptz not null default statement_timestamp(),
+    primary key (partition, sequence)
+);
+
+-- Uncompressed out-of-line payloads: their size is known without reading them, which is what keeps a batch within its byte budget.
+alter table event_box.events alter column payload set storage external;
+
+create table event_box.consumer_groups (
+    name       text        primary key constraint name_length check (octet_length(name) between 1 and 255),
+    topics     text[]      not null,
+    created_at timestamptz not null default now(),
+    seen_at    timestamptz not null default now()
+);
+
+-- Which events a group has been given: see docs/architecture.md, "The cursor".
+create table event_box.cursors (
+    group_name  text        not null references event_box.consumer_groups (name) on delete cascade,
+    partition   smallint    not null constraint partition_range check (partition between 0 and 63),
+    position    bigint      not null default 0,
+    snapshot    pg_snapshot not null default '1:1:',
+    floors      bigint[]    not null default '{}',
+    floor       bigint      not null default 0,
+    mark        bigint      not null default 0,
+    mark_xid    xid8        not null default '0',
+    target      pg_snapshot,
+    reached     bigint      not null default 0,
+    advanced_at timestamptz not null default now(),
+    primary key (group_name, partition)
+) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
+
+-- Events that a group could not handle yet, and those of their keys that wait behind them. Only the holder of the partition's cursor
+-- touches its rows.
+create table event_box.parked (
+    group_name      text        not null,
+    partition       smallint    not null,
+    sequence        bigint      not null,
+    topic           text        not null,
+    partition_key   text,
+    reason          text        not null constraint reason_known check (reason in ('failed', 'waiting', 'snoozed', 'no_handler')),
+    -- Failed attempts so far.
+    attempts        integer     not null default 0,
+    error           text,
+    parked_at       timestamptz not null default now(),
+    first_failed_at timestamptz,
+    last_failed_at  timestamptz,
+    -- When it is tried next; null while it waits behind another of its key, and once it is dead.
+    due_at          timestamptz,
+    dead_at         timestamptz,
+    primary key (group_name, partition, sequence)
+);
+
+create index parked_key on event_box.parked (group_name, partition, partition_key, sequence) where dead_at is null;
+create index parked_due on event_box.parked (group_name, partition, due_at) where due_at is not null;
+
+-- Emits from triggers, psql and other languages. Returns the event's id: the one given, or a new UUIDv7.
+create function event_box.emit(
+    topic         text,
+    payload       json,
+    partition_key text     default null,
+    headers       json     default null,
+    version       smallint default 1,
+    id            uuid     default null
+) returns uuid
+language plpgsql
+as $function$
+declare
+    -- RFC 9562, UUIDv7: 48 bits of Unix milliseconds, then version 7 over the random bits of a version 4.
+    event_id uuid := coalesce(emit.id, encode(set_bit(set_bit(overlay(
+        uuid_send(gen_random_uuid())
+        placing substring(int8send((extract(epoch from clock_timestamp()) * 1000)::bigint) from 3)
+        from 1 for 6), 52, 1), 53, 1), 'hex')::uuid);
+begin
+    insert into event_box.events (id, topic, version, partition_key, payload, headers)
+    values (event_id, emit.topic, emit.version, emit.partition_key, emit.payload, emit.headers);
+    return event_id;
+end
+$function$;

@@ -1,0 +1,326 @@
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
+
+use sqlx::PgConnection;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    backoff::Backoff,
+    claim::{Partition, Session},
+    context::Delivery,
+    cursor::{Cursor, Opening},
+    failure::{Failure, chain},
+    parked::{Parking, Reason},
+    read::{Page, ReadError, Row},
+    record::Record,
+    router::Dispatch,
+    savepoint::Savepoint,
+};
+
+/// How a group's batches are sized, and what becomes of events that fail.
+#[derive(Debug, Clone)]
+pub(crate) struct Policy {
+    pub(crate) batch_size: usize,
+    pub(crate) batch_bytes: usize,
+    /// No further event starts once a batch has taken this long.
+    pub(crate) batch_time: Duration,
+    pub(crate) handler_timeout: Duration,
+    pub(crate) max_attempts: u32,
+    pub(crate) backoff: Backoff,
+}
+
+/// One partition's events on their way to a group's handlers, in a transaction that the caller began and will commit.
+pub(crate) struct Batch<'a> {
+    pub(crate) partition: Partition<'a>,
+    pub(crate) dispatch: &'a dyn Dispatch,
+    pub(crate) policy: &'a Policy,
+    pub(crate) shutdown: &'a CancellationToken,
+    /// At most this many events.
+    pub(crate) limit: usize,
+    /// Events that an earlier try at this batch has already judged, with their errors.
+    pub(crate) verdicts: &'a HashMap<i64, String>,
+}
+
+/// What a batch came to.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Done {
+    /// Handlers ran without error for this many events.
+    pub(crate) handled: usize,
+    /// More may be waiting in this partition.
+    pub(crate) more: bool,
+    /// The savepoints ran out: reading more than that many events would be wasted.
+    pub(crate) out_of_savepoints: bool,
+    /// The other side is down; the batch ended before that event.
+    pub(crate) unavailable: Option<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BatchError {
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The connection is in an unknown state and must be dropped; the rest of the batch is delivered again.
+    #[error("event {sequence}: {error}")]
+    Verdict { sequence: i64, error: String },
+}
+
+impl From<sqlx::Error> for BatchError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Read(ReadError::Database(error))
+    }
+}
+
+/// What became of one event.
+enum Fate {
+    Handled,
+    Parked(Parking),
+    Unavailable(String),
+}
+
+/// What a batch has done so far.
+struct Progress {
+    started: Instant,
+    savepoint: Savepoint,
+    parkings: Vec<Parking>,
+    /// Keys with an event before which nothing of theirs may go out.
+    blocked: HashSet<String>,
+    done: Done,
+}
+
+impl Batch<'_> {
+    /// Claims, reads, delivers and advances; `None` where another worker holds the partition.
+    pub(crate) async fn run(
+        &self,
+        connection: &mut PgConnection,
+        opening: Opening,
+        session: &Session,
+    ) -> Result<Option<Done>, BatchError> {
+        let Some(cursor) = self.partition.claim(connection).await? else { return Ok(None) };
+        let mut progress = Progress {
+            started: Instant::now(),
+            savepoint: Savepoint::default(),
+            parkings: Vec::new(),
+            blocked: HashSet::new(),
+            done: Done::default(),
+        };
+        let mut page = self.read(connection, &cursor, session).await?;
+        if page.retries_due {
+            self.retry(connection, &mut progress).await?;
+            page = self.read(connection, &cursor, session).await?;
+        }
+        let (handled, next) = self.deliver(connection, page.rows, &mut progress).await?;
+        progress.savepoint.close(connection).await?;
+        self.partition.park(connection, &progress.parkings).await?;
+        let advance = cursor.advance(&page.seen, page.own_xid, opening, handled, next);
+        self.partition.advance(connection, &advance).await?;
+        progress.done.more |= next.is_some() || cursor.target.is_some();
+        progress.done.out_of_savepoints = !progress.savepoint.has_room();
+        Ok(Some(progress.done))
+    }
+
+    async fn read(&self, connection: &mut PgConnection, cursor: &Cursor, session: &Session) -> Result<Page, ReadError> {
+        let topics = self.dispatch.topics();
+        self.partition.read(connection, cursor, session, topics, self.limit, self.policy.batch_bytes).await
+    }
+
+    /// Parked events whose turn has come, before anything new.
+    async fn retry(&self, connection: &mut PgConnection, progress: &mut Progress) -> Result<(), BatchError> {
+        let topics = self.dispatch.topics();
+        let due = self.partition.due(connection, topics, self.limit, self.policy.batch_bytes).await?;
+        let (mut cleared, mut keys) = (Vec::new(), Vec::new());
+        for parked in due {
+            let key = parked.record.partition_key.clone();
+            if key.as_ref().is_some_and(|key| progress.blocked.contains(key)) {
+                continue;
+            }
+            if self.must_end(progress) {
+                break;
+            }
+            let fate = match parked.ready {
+                true => self.attempt(connection, &parked.record, parked.attempts, &mut progress.savepoint).await?,
+                false => {
+                    progress.blocked.extend(key);
+                    continue;
+                }
+            };
+            progress.done.more = true;
+            match fate {
+                Fate::Handled => {
+                    progress.done.handled += 1;
+                    cleared.push(parked.record.sequence);
+                    keys.extend(key);
+                }
+                Fate::Parked(parking) if parking.dead => {
+                    progress.parkings.push(parking);
+                    keys.extend(key);
+                }
+                Fate::Parked(parking) => {
+                    progress.parkings.push(parking);
+                    progress.blocked.extend(key);
+                }
+                Fate::Unavailable(error) => {
+                    progress.done.unavailable = Some(error);
+                    break;
+                }
+            }
+        }
+        // The read that follows asks the table which keys are blocked.
+        progress.savepoint.close(connection).await?;
+        self.partition.park(connection, &std::mem::take(&mut progress.parkings)).await?;
+        self.partition.clear(connection, &cleared).await?;
+        self.partition.promote(connection, &keys).await?;
+        progress.blocked.clear();
+        Ok(())
+    }
+
+    /// Gives the rows to the handlers, in order. Answers with the last row that is dealt with and the first that is not.
+    async fn deliver(
+        &self,
+        connection: &mut PgConnection,
+        rows: Vec<Row>,
+        progress: &mut Progress,
+    ) -> Result<(Option<i64>, Option<i64>), BatchError> {
+        let mut handled = None;
+        for (i, row) in rows.into_iter().enumerate() {
+            let sequence = row.sequence;
+            let ended = Ok((handled, Some(sequence)));
+            if i == self.limit {
+                return ended;
+            }
+            if !row.subscribed {
+                handled = Some(sequence);
+                continue;
+            }
+            let Some(record) = row.record else { return ended };
+            if progress.done.unavailable.is_some() || self.must_end(progress) {
+                return ended;
+            }
+            let key = record.partition_key.clone();
+            let behind = row.behind || key.as_ref().is_some_and(|key| progress.blocked.contains(key));
+            let fate = match behind {
+                true => Fate::Parked(waiting(&record)),
+                false => self.attempt(connection, &record, 0, &mut progress.savepoint).await?,
+            };
+            match fate {
+                Fate::Handled => progress.done.handled += 1,
+                Fate::Parked(parking) => {
+                    if !parking.dead {
+                        progress.blocked.extend(key);
+                    }
+                    progress.parkings.push(parking);
+                }
+                Fate::Unavailable(error) => {
+                    progress.done.unavailable = Some(error);
+                    return ended;
+                }
+            }
+            handled = Some(sequence);
+        }
+        Ok((handled, None))
+    }
+
+    fn must_end(&self, progress: &Progress) -> bool {
+        !progress.savepoint.has_room()
+            || self.shutdown.is_cancelled()
+            || progress.started.elapsed() >= self.policy.batch_time
+    }
+
+    /// Runs the handlers of one event, and undoes what they wrote where they failed.
+    async fn attempt(
+        &self,
+        connection: &mut PgConnection,
+        record: &Record,
+        attempts: u32,
+        savepoint: &mut Savepoint,
+    ) -> Result<Fate, BatchError> {
+        if self.dispatch.topics().binary_search(&record.topic).is_err() {
+            return Ok(Fate::Parked(self.no_handler(record)));
+        }
+        if let Some(error) = self.verdicts.get(&record.sequence) {
+            return Ok(Fate::Parked(self.failed(record, attempts, error.clone(), false)));
+        }
+        let delivery = Delivery {
+            connection,
+            savepoint,
+            record,
+            group: self.partition.group,
+            attempt: attempts.saturating_add(1),
+        };
+        let timeout = self.policy.handler_timeout;
+        let Ok(result) = tokio::time::timeout(timeout, self.dispatch.deliver(delivery)).await else {
+            let error = format!("the handler took longer than its time-out of {timeout:?}");
+            return Err(BatchError::Verdict { sequence: record.sequence, error });
+        };
+        let failure = match result {
+            Ok(()) => match savepoint.keep(connection).await {
+                Ok(()) => return Ok(Fate::Handled),
+                Err(error) => swallowed(error)?,
+            },
+            Err(failure) => failure,
+        };
+        savepoint.undo(connection).await?;
+        Ok(match failure {
+            Failure::Retry(error) => Fate::Parked(self.failed(record, attempts, chain(&*error), false)),
+            Failure::Reject(error) => Fate::Parked(self.failed(record, attempts, chain(&*error), true)),
+            Failure::Unavailable(error) => Fate::Unavailable(chain(&*error)),
+            Failure::Snooze(wait) => {
+                Fate::Parked(Parking { reason: Reason::Snoozed, attempts, due_in: Some(wait), ..waiting(record) })
+            }
+        })
+    }
+
+    fn failed(&self, record: &Record, attempts: u32, error: String, rejected: bool) -> Parking {
+        let attempts = attempts.saturating_add(1);
+        let dead = rejected || attempts >= self.policy.max_attempts;
+        let due_in = (!dead).then(|| self.policy.backoff.after(attempts));
+        let (group, topic, sequence, id) = (self.partition.group, &record.topic, record.sequence, record.id);
+        match due_in {
+            Some(wait) => {
+                tracing::warn!(group, topic, sequence, %id, attempts, ?wait, error, "event failed, it is tried again");
+            }
+            None => {
+                tracing::error!(group, topic, sequence, %id, attempts, error, "event failed for good, it is a dead letter")
+            }
+        }
+        Parking { reason: Reason::Failed, attempts, error: Some(error), due_in, dead, ..waiting(record) }
+    }
+
+    /// Another process of the group may know the topic: during a rolling deployment, the newer one.
+    fn no_handler(&self, record: &Record) -> Parking {
+        let (group, topic, sequence) = (self.partition.group, &record.topic, record.sequence);
+        tracing::warn!(
+            group,
+            topic,
+            sequence,
+            "the group reads a topic that has no handler here, its event waits for a process with one"
+        );
+        Parking { reason: Reason::NoHandler, due_in: Some(Duration::ZERO), ..waiting(record) }
+    }
+}
+
+fn waiting(record: &Record) -> Parking {
+    Parking {
+        sequence: record.sequence,
+        topic: record.topic.clone(),
+        partition_key: record.partition_key.clone(),
+        reason: Reason::Waiting,
+        attempts: 0,
+        error: None,
+        due_in: None,
+        dead: false,
+    }
+}
+
+/// A handler that answered `Ok` though one of its statements had failed: the transaction is aborted, nothing after that was written.
+fn swallowed(error: sqlx::Error) -> Result<Failure, sqlx::Error> {
+    let aborted = error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "25P02");
+    if !aborted {
+        return Err(error);
+    }
+    Ok(Failure::Retry(
+        "the handler returned Ok after a statement of its had failed: return that error, or use a savepoint of its own"
+            .into(),
+    ))
+}

@@ -1,0 +1,120 @@
+use sqlx::PgConnection;
+
+use crate::{
+    cursor::{Advance, Cursor, Opening},
+    schema::Schema,
+};
+
+/// One partition as one group reads it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Partition<'a> {
+    pub(crate) schema: &'a Schema,
+    pub(crate) group: &'a str,
+    pub(crate) number: i16,
+}
+
+/// The session: the settings that a claim overrides for our own read, as they were, and who serves it.
+#[derive(Debug, Clone)]
+pub(crate) struct Session {
+    pub(crate) backend: i32,
+    pub(crate) jit: String,
+    pub(crate) plan_cache_mode: String,
+}
+
+/// What a transaction must read before it takes its xid.
+pub(crate) async fn open(connection: &mut PgConnection, schema: &Schema) -> Result<(Opening, Session), sqlx::Error> {
+    let row = sqlx::query!(
+        r#"select case when is_called then last_value else 0 end as "last_value!",
+                  pg_current_xact_id_if_assigned() is not null as "bound!",
+                  pg_backend_pid() as "backend!",
+                  current_setting('jit') as "jit!",
+                  current_setting('plan_cache_mode') as "plan_cache_mode!"
+           from event_box.events_sequence_seq"#
+    )
+    .fetch_one(schema.over(connection))
+    .await?;
+    let opening = Opening { last_value: row.last_value, bound: row.bound };
+    Ok((opening, Session { backend: row.backend, jit: row.jit, plan_cache_mode: row.plan_cache_mode }))
+}
+
+impl Partition<'_> {
+    /// Locks the cursor to the end of the transaction; `None` where another worker holds it.
+    ///
+    /// By key: claiming the first unlocked row of a scan starves some partitions, and walks over dead versions of the rows.
+    pub(crate) async fn claim(&self, connection: &mut PgConnection) -> Result<Option<Cursor>, sqlx::Error> {
+        let row = sqlx::query!(
+            r#"select position, snapshot::text as "snapshot!", floors, floor, mark, mark_xid::text as "mark_xid!",
+                      target::text as target, reached,
+                      set_config('jit', 'off', true) as jit,
+                      set_config('plan_cache_mode', 'force_generic_plan', true) as plan_cache_mode
+               from event_box.cursors
+               where group_name = $1 and partition = $2
+               for update skip locked"#,
+            self.group,
+            self.number,
+        )
+        .fetch_optional(self.schema.over(connection))
+        .await?;
+        let Some(row) = row else { return Ok(None) };
+        Ok(Some(Cursor {
+            position: row.position,
+            snapshot: parse(&row.snapshot)?,
+            floors: row.floors,
+            floor: row.floor,
+            mark: row.mark,
+            mark_xid: parse(&row.mark_xid)?,
+            target: row.target.as_deref().map(parse).transpose()?,
+            reached: row.reached,
+        }))
+    }
+
+    /// Writes where the group now stands, in the claim's own transaction and at its nesting level.
+    pub(crate) async fn advance(&self, connection: &mut PgConnection, advance: &Advance) -> Result<(), sqlx::Error> {
+        let executor = self.schema.over(connection);
+        match advance {
+            Advance::To(cursor) => {
+                sqlx::query!(
+                    r#"update event_box.cursors
+                       set position = $3, snapshot = $4::text::pg_snapshot, floors = $5, floor = $6, mark = $7,
+                           mark_xid = $8::text::xid8, target = null, reached = 0, advanced_at = clock_timestamp()
+                       where group_name = $1 and partition = $2"#,
+                    self.group,
+                    self.number,
+                    cursor.position,
+                    cursor.snapshot.to_string(),
+                    &cursor.floors,
+                    cursor.floor,
+                    cursor.mark,
+                    cursor.mark_xid.to_string(),
+                )
+                .execute(executor)
+                .await?
+            }
+            Advance::Partly { target, reached } => {
+                sqlx::query!(
+                    r#"update event_box.cursors
+                       set target = $3::text::pg_snapshot, reached = $4, advanced_at = clock_timestamp()
+                       where group_name = $1 and partition = $2"#,
+                    self.group,
+                    self.number,
+                    target.to_string(),
+                    *reached,
+                )
+                .execute(executor)
+                .await?
+            }
+            Advance::Nothing => sqlx::query!(
+                "update event_box.cursors set advanced_at = clock_timestamp() where group_name = $1 and partition = $2",
+                self.group,
+                self.number,
+            )
+            .execute(executor)
+            .await?,
+        };
+        Ok(())
+    }
+}
+
+pub(crate) fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, sqlx::Error> {
+    text.parse().map_err(|error: T::Err| sqlx::Error::Decode(error.to_string().into()))
+}

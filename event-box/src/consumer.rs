@@ -1,0 +1,217 @@
+use std::{fmt, sync::Arc, time::Duration};
+
+use sqlx::PgConnection;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    backoff::Backoff,
+    batch::Policy,
+    check::{LogError, check},
+    consumer_builder::{ConsumerBuilder, Empty},
+    event_box::EventBox,
+    failure::chain,
+    group::{self, Start},
+    retention,
+    router::Dispatch,
+    run_error::RunError,
+    scheduler::Scheduler,
+    worker::Shared,
+};
+
+/// Gives a consumer group's events to its handlers. Any number of processes may run the same group: they share its work.
+///
+/// ```no_run
+/// use event_box::{BoxError, Consumer, Context, Event};
+/// use serde::{Deserialize, Serialize};
+/// use tokio_util::sync::CancellationToken;
+///
+/// #[derive(Serialize, Deserialize, Event)]
+/// #[event(topic = "orders.placed", partition_key = "order_id")]
+/// struct OrderPlaced { order_id: i64, total_cents: i64 }
+///
+/// async fn reserve_stock(event: OrderPlaced, cx: &mut Context<'_>) -> Result<(), BoxError> {
+///     sqlx::query("insert into reservations (order_id) values ($1)").bind(event.order_id).execute(&mut *cx).await?;
+///     Ok(())
+/// }
+///
+/// # async fn serve(pool: sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
+/// let shutdown = CancellationToken::new();
+/// let consumer = Consumer::builder(pool, "warehouse").on(reserve_stock).build()?;
+/// consumer.run(shutdown).await?; // or run_until_signal()
+/// # Ok(()) }
+/// ```
+pub struct Consumer {
+    pub(crate) log: EventBox,
+    pub(crate) group: String,
+    pub(crate) dispatch: Arc<dyn Dispatch>,
+    pub(crate) settings: Settings,
+}
+
+/// What the builder was told.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) start: Start,
+    pub(crate) workers: usize,
+    pub(crate) poll_interval: Duration,
+    pub(crate) shutdown_timeout: Duration,
+    pub(crate) retention: Option<Duration>,
+    pub(crate) policy: Policy,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            start: Start::Beginning,
+            workers: 4,
+            poll_interval: Duration::from_millis(100),
+            shutdown_timeout: Duration::from_secs(25),
+            retention: Some(Duration::from_secs(7 * 24 * 60 * 60)),
+            policy: Policy {
+                batch_size: 1_000,
+                batch_bytes: 8 * 1024 * 1024,
+                batch_time: Duration::from_secs(5),
+                handler_timeout: Duration::from_secs(30),
+                max_attempts: 15,
+                backoff: Backoff::default(),
+            },
+        }
+    }
+}
+
+impl Consumer {
+    /// A consumer of the group `group` of a log: a pool, or an [`EventBox`] that several groups share.
+    ///
+    /// A group is made when it first runs; it is known by its name alone, 1 to 255 bytes.
+    pub fn builder(log: impl Into<EventBox>, group: impl Into<String>) -> ConsumerBuilder<(), Empty> {
+        ConsumerBuilder::new(log.into(), group.into())
+    }
+
+    /// Handles events until the token is cancelled. Then no further event starts, what runs has the shutdown time-out to finish, and the
+    /// answer is `Ok(())`.
+    ///
+    /// A database that cannot be reached is waited for, with backoff and one line in the log.
+    ///
+    /// # Errors
+    /// What waiting will not mend: see [`RunError`].
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), RunError> {
+        // A child, so that one group's end by an error is not its neighbours'.
+        let shutdown = shutdown.child_token();
+        let Some(started) = shutdown.run_until_cancelled(self.start()).await else { return Ok(()) };
+        started?;
+        let Self { log, group, dispatch, settings } = self;
+        tracing::info!(group, topics = ?dispatch.topics(), workers = settings.workers, "consuming");
+        let pulse = log.pulse().join(log.pool(), log.schema(), settings.poll_interval);
+        let upkeep = tokio::spawn(upkeep(log.clone(), group.clone(), settings.retention, shutdown.clone()));
+        let shared = Arc::new(Shared { log, group, dispatch, policy: settings.policy, shutdown });
+        let scheduler = Scheduler::new(shared.clone(), pulse, settings.workers, settings.poll_interval);
+        let ended = scheduler.run(settings.shutdown_timeout).await;
+        upkeep.abort();
+        tracing::info!(group = shared.group, "stopped consuming");
+        ended
+    }
+
+    /// Handles events until the process is told to stop, by SIGINT (Ctrl-C) or SIGTERM; then as [`run`](Self::run).
+    ///
+    /// # Errors
+    /// As [`run`](Self::run), and where signals cannot be listened for.
+    pub async fn run_until_signal(self) -> Result<(), RunError> {
+        let shutdown = CancellationToken::new();
+        let signal = crate::signal::stop_signal().map_err(RunError::Signal)?;
+        let running = self.run(shutdown.clone());
+        tokio::pin!(running);
+        tokio::select! {
+            ended = &mut running => return ended,
+            () = signal => shutdown.cancel(),
+        }
+        running.await
+    }
+
+    /// Checks the log and makes the group, waiting for a database that is not there yet.
+    async fn start(&self) -> Result<(), RunError> {
+        let backoff = Backoff::exponential(Duration::from_millis(100), 2.0, Duration::from_secs(10));
+        for attempt in 1.. {
+            let error = match self.try_start().await {
+                Err(LogError::Database(error)) if is_passing(&error) => error,
+                ended => return Ok(ended?),
+            };
+            if attempt == 1 {
+                tracing::warn!(
+                    group = self.group,
+                    error = chain(&error),
+                    "the database is not there yet, waiting for it"
+                );
+            }
+            tokio::time::sleep(backoff.after(attempt)).await;
+        }
+        Ok(())
+    }
+
+    async fn try_start(&self) -> Result<(), LogError> {
+        let (schema, topics) = (self.log.schema(), self.dispatch.topics());
+        let mut connection = self.log.pool().acquire().await.map_err(LogError::Database)?;
+        check(&mut connection, schema).await?;
+        group::register(&mut connection, schema, &self.group, topics, self.settings.start)
+            .await
+            .map_err(|error| LogError::from_database(error, schema))
+    }
+}
+
+impl fmt::Debug for Consumer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Consumer")
+            .field("group", &self.group)
+            .field("topics", &self.dispatch.topics())
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The server cannot be reached, or is starting up, shutting down or full.
+fn is_passing(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut => true,
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| code.starts_with("57P") || code == "53300"),
+        _ => false,
+    }
+}
+
+/// Once a minute: says that the group is alive, removes old events, and names groups that hold them back.
+async fn upkeep(log: EventBox, group: String, retention: Option<Duration>, shutdown: CancellationToken) {
+    let mut minutes = tokio::time::interval(Duration::from_secs(60));
+    let mut warned_of = Vec::new();
+    while shutdown.run_until_cancelled(minutes.tick()).await.is_some() {
+        let kept = async {
+            let mut connection = log.pool().acquire().await?;
+            group::touch(&mut connection, log.schema(), &group).await?;
+            let Some(retention) = retention else { return Ok(()) };
+            let pruned = retention::prune_on(&mut connection, log.schema(), retention).await?;
+            if pruned.events > 0 {
+                tracing::debug!(events = pruned.events, "old events removed");
+            }
+            name_abandoned(&mut connection, &log, retention, &mut warned_of).await
+        };
+        if let Err(error) = kept.await {
+            let error: sqlx::Error = error;
+            tracing::debug!(group, error = chain(&error), "upkeep failed, it is tried again in a minute");
+        }
+    }
+}
+
+async fn name_abandoned(
+    connection: &mut PgConnection,
+    log: &EventBox,
+    retention: Duration,
+    warned_of: &mut Vec<String>,
+) -> Result<(), sqlx::Error> {
+    for (group, days) in retention::abandoned(connection, log.schema(), retention).await? {
+        if !warned_of.contains(&group) {
+            tracing::warn!(
+                group,
+                days,
+                "this group was not run for days and holds old events back: run it, or call `event_box::remove_group(&pool, \"{group}\")`"
+            );
+            warned_of.push(group);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,167 @@
+use std::{fmt, future::IntoFuture, marker::PhantomData};
+
+use futures_core::future::BoxFuture;
+use sqlx::PgExecutor;
+use uuid::Uuid;
+
+use crate::{
+    error::EmitError, event::Event, headers::Headers, notify, outbox::Outbox, partition_key::PartitionKey,
+    types::RawJson,
+};
+
+/// One event on its way into the log: await it, after whatever options it needs. Made by [`Outbox::emit`].
+#[must_use = "nothing is emitted until this is awaited"]
+pub struct Emit<'c, X> {
+    outbox: Outbox,
+    executor: X,
+    event: Encoded,
+    id: Option<Uuid>,
+    connection: PhantomData<&'c ()>,
+}
+
+impl<'c, X> Emit<'c, X> {
+    pub(crate) fn new(outbox: Outbox, executor: X, event: Encoded) -> Self {
+        Self { outbox, executor, event, id: None, connection: PhantomData }
+    }
+
+    /// Gives the event an id of your own. Default: a new UUIDv7.
+    ///
+    /// The log does not look for duplicates: an id given twice makes two events, each of which is delivered.
+    pub fn id(mut self, id: Uuid) -> Self {
+        self.id = Some(id);
+        self
+    }
+
+    /// Adds a header. A name given twice keeps the later value. An invalid name is reported by the emit.
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.outbox.headers.set(name.into(), value.into());
+        self
+    }
+
+    /// Uses another key than the event's own: a `None` of an `Option` takes it out of any order.
+    pub fn partition_key(mut self, key: impl PartitionKey) -> Self {
+        self.event.partition_key = key.partition_key().map(Into::into);
+        self
+    }
+}
+
+impl<'c, X: PgExecutor<'c> + 'c> IntoFuture for Emit<'c, X> {
+    type Output = Result<Uuid, EmitError>;
+    type IntoFuture = BoxFuture<'c, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let Self { outbox, executor, event, id, .. } = self;
+        Box::pin(async move {
+            let event = event.checked(&outbox, &outbox.headers)?;
+            let id = id.unwrap_or_else(Uuid::now_v7);
+            insert(&outbox, executor, id, event)
+                .await
+                .map_err(|source| EmitError::from_database(source, &outbox.schema))?;
+            Ok(id)
+        })
+    }
+}
+
+async fn insert<'c>(
+    outbox: &Outbox,
+    executor: impl PgExecutor<'c>,
+    id: Uuid,
+    event: Checked,
+) -> Result<(), sqlx::Error> {
+    let headers = outbox.headers.to_json().map(RawJson);
+    let executor = outbox.schema.over(executor);
+    if outbox.notify && notify::may_notify() {
+        // The partition travels with the notification, so that a woken worker claims it without a look.
+        sqlx::query!(
+            r#"with announced as materialized (
+                select pg_notify($7, coalesce((hashtextextended($4, 0) & 63)::text, '-') || ' ' || $2)
+            )
+            insert into event_box.events (id, topic, version, partition_key, payload, headers)
+            select $1, $2, $3, $4, $5, $6 from announced"#,
+            id,
+            event.topic,
+            event.version,
+            event.partition_key,
+            RawJson(event.payload) as _,
+            headers as _,
+            outbox.schema.name(),
+        )
+        .execute(executor)
+        .await?;
+    } else {
+        sqlx::query!(
+            "insert into event_box.events (id, topic, version, partition_key, payload, headers) values ($1, $2, $3, $4, $5, $6)",
+            id,
+            event.topic,
+            event.version,
+            event.partition_key,
+            RawJson(event.payload) as _,
+            headers as _,
+        )
+        .execute(executor)
+        .await?;
+    }
+    Ok(())
+}
+
+impl<X> fmt::Debug for Emit<'_, X> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Emit").field("topic", &self.event.topic).field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// What an event becomes in the log.
+pub(crate) struct Encoded {
+    topic: &'static str,
+    version: i16,
+    partition_key: Option<String>,
+    payload: Result<Vec<u8>, serde_json::Error>,
+}
+
+/// An encoded event that the log will take.
+pub(crate) struct Checked {
+    pub(crate) topic: &'static str,
+    pub(crate) version: i16,
+    pub(crate) partition_key: Option<String>,
+    pub(crate) payload: Vec<u8>,
+}
+
+impl Encoded {
+    pub(crate) fn new<E: Event>(event: &E) -> Self {
+        Self {
+            topic: event.topic(),
+            version: event.version(),
+            partition_key: event.partition_key().map(Into::into),
+            payload: event.encode(),
+        }
+    }
+
+    /// The same limits as the table's, met before anything is sent: a refused statement would abort the caller's transaction.
+    pub(crate) fn checked(self, outbox: &Outbox, headers: &Headers) -> Result<Checked, EmitError> {
+        let Self { topic, version, partition_key, payload } = self;
+        if !fits(topic, 255) {
+            return Err(EmitError::Topic { topic: topic.to_owned() });
+        }
+        if version < 1 {
+            return Err(EmitError::Version { topic, version });
+        }
+        if let Some(key) = &partition_key
+            && !fits(key, 512)
+        {
+            return Err(EmitError::PartitionKey { topic, bytes: key.len() });
+        }
+        if let Some(name) = headers.invalid_name() {
+            return Err(EmitError::HeaderName { topic, name: name.to_owned() });
+        }
+        let payload = payload.map_err(|source| EmitError::Encode { topic, source })?;
+        if payload.len() > outbox.max_payload_bytes {
+            return Err(EmitError::PayloadTooLarge { topic, bytes: payload.len(), limit: outbox.max_payload_bytes });
+        }
+        Ok(Checked { topic, version, partition_key, payload })
+    }
+}
+
+/// PostgreSQL's `text` holds no NUL.
+fn fits(text: &str, limit: usize) -> bool {
+    (1..=limit).contains(&text.len()) && !text.contains('\0')
+}

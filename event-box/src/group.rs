@@ -1,0 +1,150 @@
+use sqlx::{Connection, PgConnection};
+
+use crate::{event_box::EventBox, schema::Schema};
+
+/// Where a group that is new starts to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Start {
+    Beginning,
+    Now,
+}
+
+/// Retention, creation of a group and replay exclude each other by this lock, taken in a statement before the one that reads, held to the
+/// end of the transaction.
+pub(crate) async fn lock_maintenance(connection: &mut PgConnection, schema: &Schema) -> Result<(), sqlx::Error> {
+    sqlx::query!("select pg_advisory_xact_lock(hashtextextended('event_box.maintenance', 0))")
+        .execute(schema.over(connection))
+        .await?;
+    Ok(())
+}
+
+/// Creates the group, or adds what it does not read yet to an existing one: such topics are read from now on, and what of them lies ahead
+/// of the group's position.
+pub(crate) async fn register(
+    connection: &mut PgConnection,
+    schema: &Schema,
+    group: &str,
+    topics: &[String],
+    start: Start,
+) -> Result<(), sqlx::Error> {
+    // In this order, each in a transaction of its own, so that whoever is unknown to the cursor's snapshot writes above its floor.
+    let last_value = sqlx::query_scalar!(
+        r#"select case when is_called then last_value else 0 end as "last_value!" from event_box.events_sequence_seq"#
+    )
+    .fetch_one(schema.over(&mut *connection))
+    .await?;
+    if start == Start::Now {
+        sqlx::query!("select pg_current_xact_id()::text as xid").fetch_one(&mut *connection).await?;
+    }
+    let mut tx = connection.begin_with("begin isolation level read committed").await?;
+    lock_maintenance(&mut tx, schema).await?;
+    let known = sqlx::query_scalar!("select topics from event_box.consumer_groups where name = $1", group)
+        .fetch_optional(schema.over(&mut *tx))
+        .await?;
+    match known {
+        Some(known) => {
+            let added: Vec<_> = topics.iter().filter(|topic| !known.contains(topic)).cloned().collect();
+            if !added.is_empty() {
+                sqlx::query!(
+                    "update event_box.consumer_groups set topics = topics || $2::text[] where name = $1",
+                    group,
+                    &added
+                )
+                .execute(schema.over(&mut *tx))
+                .await?;
+                touch_sequence(&mut tx, schema).await?;
+                tracing::info!(group, ?added, "the group reads more topics from now on");
+            }
+        }
+        None => {
+            sqlx::query!("insert into event_box.consumer_groups (name, topics) values ($1, $2)", group, topics)
+                .execute(schema.over(&mut *tx))
+                .await?;
+            create_cursors(&mut tx, schema, group, start, last_value).await?;
+            tracing::info!(group, ?topics, ?start, "the group is new");
+        }
+    }
+    tx.commit().await
+}
+
+async fn create_cursors(
+    connection: &mut PgConnection,
+    schema: &Schema,
+    group: &str,
+    start: Start,
+    last_value: i64,
+) -> Result<(), sqlx::Error> {
+    match start {
+        Start::Beginning => {
+            sqlx::query!(
+                "insert into event_box.cursors (group_name, partition) select $1, generate_series(0, 63)",
+                group
+            )
+            .execute(schema.over(connection))
+            .await?
+        }
+        // The position and the snapshot come from one statement: together they say exactly what is skipped.
+        Start::Now => {
+            sqlx::query!(
+                r#"insert into event_box.cursors (group_name, partition, position, snapshot, floors, floor)
+                   select $1, p, coalesce(last.sequence, 0), s, array_fill(0::bigint, array[(select count(*) from pg_snapshot_xip(s))::int]), $2
+                   from generate_series(0, 63) as p
+                   cross join (select pg_current_snapshot() as s) as now
+                   left join lateral (
+                       select sequence from event_box.events where partition = p order by sequence desc limit 1
+                   ) as last on true"#,
+                group,
+                last_value,
+            )
+            .execute(schema.over(connection))
+            .await?
+        }
+    };
+    Ok(())
+}
+
+/// Moves the log's sequence, which every idle process watches: rows became due without one being written. Called once the transaction has
+/// its xid.
+async fn touch_sequence(connection: &mut PgConnection, schema: &Schema) -> Result<(), sqlx::Error> {
+    sqlx::query!("select nextval('event_box.events_sequence_seq') as touched")
+        .fetch_one(schema.over(connection))
+        .await?;
+    Ok(())
+}
+
+/// Says that the group is alive, once a minute: an abandoned group holds retention back.
+pub(crate) async fn touch(connection: &mut PgConnection, schema: &Schema, group: &str) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "update event_box.consumer_groups set seen_at = now() where name = $1 and seen_at < now() - interval '30 seconds'",
+        group
+    )
+    .execute(schema.over(connection))
+    .await?;
+    Ok(())
+}
+
+/// Forgets a consumer group: its cursors, and its parked events and dead letters with it. Answers whether there was one.
+///
+/// A group that no process runs any more holds retention back for ever. One that still runs stops with
+/// [`RunError::GroupRemoved`](crate::RunError::GroupRemoved); started again, it is a new group.
+///
+/// # Errors
+/// Where the database cannot be reached or refuses.
+pub async fn remove_group(log: impl Into<EventBox>, group: &str) -> Result<bool, sqlx::Error> {
+    let log = log.into();
+    let schema = log.schema();
+    let mut connection = log.pool().acquire().await?;
+    let mut tx = connection.begin_with("begin isolation level read committed").await?;
+    lock_maintenance(&mut tx, schema).await?;
+    // Waits for the batches in hand.
+    sqlx::query!("select partition from event_box.cursors where group_name = $1 for update", group)
+        .fetch_all(schema.over(&mut *tx))
+        .await?;
+    sqlx::query!("delete from event_box.parked where group_name = $1", group).execute(schema.over(&mut *tx)).await?;
+    let removed = sqlx::query!("delete from event_box.consumer_groups where name = $1", group)
+        .execute(schema.over(&mut *tx))
+        .await?
+        .rows_affected();
+    tx.commit().await?;
+    Ok(removed > 0)
+}

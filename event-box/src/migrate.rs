@@ -1,0 +1,62 @@
+use std::borrow::Cow;
+
+use sqlx::migrate::{MigrateError, Migration, Migrator};
+
+use crate::{event_box::EventBox, schema::Schema};
+
+static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
+
+/// Creates or upgrades the log's tables. Run it before the first emit, in a deployment step or at start-up; running it again, or from
+/// several processes at once, is safe.
+///
+/// What was applied is recorded in a table of event-box's own (`event_box.migrations`), so that an application's migrations never
+/// collide with these. The same files can be applied by `sqlx migrate run --config <event-box>/sqlx.toml --database-url …`.
+///
+/// ```no_run
+/// # async fn start(pool: sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
+/// event_box::migrate(&pool).await?;
+/// # Ok(()) }
+/// ```
+///
+/// # Errors
+/// Where the database cannot be reached, the role may not create the schema, or an applied migration differs from this version's.
+pub async fn migrate(log: impl Into<EventBox>) -> Result<(), MigrateError> {
+    let log = log.into();
+    let mut connection = log.pool().acquire().await?;
+    let schema = quoted(log.schema());
+    // Creating a schema "if not exists" needs the privilege to create one even where it exists.
+    let exists = sqlx::query_scalar!(r#"select to_regnamespace($1) is not null as "exists!""#, schema)
+        .fetch_one(&mut *connection)
+        .await?;
+    let mut migrator = migrator(log.schema());
+    if !exists {
+        migrator.create_schema(schema);
+    }
+    migrator.run(&mut *connection).await
+}
+
+/// The newest migration this code knows.
+pub(crate) fn latest_version() -> i64 {
+    MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or_default()
+}
+
+fn quoted(schema: &Schema) -> String {
+    format!("\"{}\"", schema.name())
+}
+
+fn migrator(schema: &Schema) -> Migrator {
+    let rewritten = |migration: &Migration| {
+        Migration::new(
+            migration.version,
+            migration.description.clone(),
+            migration.migration_type,
+            schema.rewrite(migration.sql.clone()),
+            migration.no_tx,
+        )
+    };
+    let mut migrator = Migrator::with_migrations(MIGRATIONS.iter().map(rewritten).collect());
+    migrator.dangerous_set_table_name(Cow::Owned(format!("{}.migrations", quoted(schema))));
+    // An older program beside a newer schema: newer migrations only add.
+    migrator.set_ignore_missing(true);
+    migrator
+}

@@ -1,0 +1,191 @@
+use std::time::Duration;
+
+use sqlx::PgConnection;
+
+use crate::{
+    claim::Partition,
+    headers::Headers,
+    record::Record,
+    types::{RawJson, Timestamp},
+};
+
+/// An event that a group could not be given, or not yet. Written under the claim of its partition.
+#[derive(Debug)]
+pub(crate) struct Parking {
+    pub(crate) sequence: i64,
+    pub(crate) topic: String,
+    pub(crate) partition_key: Option<String>,
+    pub(crate) reason: Reason,
+    /// Failed attempts so far.
+    pub(crate) attempts: u32,
+    pub(crate) error: Option<String>,
+    /// When it is tried next; `None` where it waits behind another, or is dead.
+    pub(crate) due_in: Option<Duration>,
+    pub(crate) dead: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reason {
+    Failed,
+    Waiting,
+    Snoozed,
+    NoHandler,
+}
+
+impl Reason {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Failed => "failed",
+            Self::Waiting => "waiting",
+            Self::Snoozed => "snoozed",
+            Self::NoHandler => "no_handler",
+        }
+    }
+}
+
+/// A parked event whose turn may have come.
+#[derive(Debug)]
+pub(crate) struct Parked {
+    pub(crate) record: Record,
+    pub(crate) attempts: u32,
+    /// Due and of a topic that is handled here; otherwise it only says that those behind it must wait.
+    pub(crate) ready: bool,
+}
+
+impl Partition<'_> {
+    /// Due heads of keys, oldest due first, each with those that wait behind it; in sequence order.
+    pub(crate) async fn due(
+        &self,
+        connection: &mut PgConnection,
+        topics: &[String],
+        limit: usize,
+        bytes: usize,
+    ) -> Result<Vec<Parked>, sqlx::Error> {
+        let rows = sqlx::query!(
+            r#"with heads as (
+                   select sequence, partition_key from event_box.parked as p
+                   where group_name = $1 and partition = $2 and due_at <= clock_timestamp() and topic = any($3::text[])
+                     and (partition_key is null or not exists (
+                         select from event_box.parked as before
+                         where before.group_name = $1 and before.partition = $2 and before.partition_key = p.partition_key
+                           and before.sequence < p.sequence and before.dead_at is null))
+                   order by due_at limit $4
+               ), turn as (
+                   select sequence from heads
+                   union
+                   select follower.sequence from heads cross join lateral (
+                       select sequence from event_box.parked
+                       where group_name = $1 and partition = $2 and partition_key = heads.partition_key
+                         and sequence > heads.sequence and dead_at is null
+                       order by sequence limit 100
+                   ) as follower
+               ), page as (
+                   select p.sequence, p.attempts, (p.due_at is null or p.due_at <= clock_timestamp()) and p.topic = any($3) as ready,
+                          e.id, e.topic, e.version, e.partition_key, e.payload, e.headers, e.emitted_at,
+                          sum(pg_column_size(e.payload)) over (order by p.sequence rows between unbounded preceding and 1 preceding)
+                              as bytes_before
+                   from turn
+                   join event_box.parked as p on p.group_name = $1 and p.partition = $2 and p.sequence = turn.sequence
+                   join event_box.events as e on e.partition = $2 and e.sequence = turn.sequence
+               )
+               select sequence as "sequence!", attempts as "attempts!", ready as "ready!", id as "id!", topic as "topic!",
+                      version as "version!", partition_key, payload as "payload!: RawJson", headers as "headers?: RawJson",
+                      emitted_at as "emitted_at!: Timestamp"
+               from page where coalesce(bytes_before, 0) < $5::bigint
+               order by sequence limit $4"#,
+            self.group,
+            self.number,
+            topics,
+            limit as i64,
+            bytes as i64,
+        )
+        .fetch_all(self.schema.over(connection))
+        .await?;
+        let parked = rows.into_iter().map(|row| Parked {
+            attempts: row.attempts as u32,
+            ready: row.ready,
+            record: Record {
+                sequence: row.sequence,
+                id: row.id,
+                topic: row.topic,
+                version: row.version,
+                partition_key: row.partition_key,
+                payload: row.payload.0,
+                headers: row.headers.map(|json| Headers::from_json(&json.0)).unwrap_or_default(),
+                emitted_at: row.emitted_at.0,
+            },
+        });
+        Ok(parked.collect())
+    }
+
+    /// Parks events, or parks them again.
+    pub(crate) async fn park(&self, connection: &mut PgConnection, parkings: &[Parking]) -> Result<(), sqlx::Error> {
+        if parkings.is_empty() {
+            return Ok(());
+        }
+        let column = |of: fn(&Parking) -> Option<String>| parkings.iter().map(of).collect::<Vec<_>>();
+        sqlx::query!(
+            r#"insert into event_box.parked as p
+                   (group_name, partition, sequence, topic, partition_key, reason, attempts, error,
+                    first_failed_at, last_failed_at, due_at, dead_at)
+               select $1, $2, sequence, topic, partition_key, reason, attempts, error,
+                      case when reason = 'failed' then clock_timestamp() end,
+                      case when reason = 'failed' then clock_timestamp() end,
+                      clock_timestamp() + due_in * interval '1 second',
+                      case when dead then clock_timestamp() end
+               from unnest($3::bigint[], $4::text[], $5::text[], $6::text[], $7::integer[], $8::text[], $9::float8[], $10::boolean[])
+                   as n (sequence, topic, partition_key, reason, attempts, error, due_in, dead)
+               on conflict (group_name, partition, sequence) do update
+               set reason = excluded.reason, attempts = excluded.attempts, error = coalesce(excluded.error, p.error),
+                   first_failed_at = coalesce(p.first_failed_at, excluded.first_failed_at),
+                   last_failed_at = coalesce(excluded.last_failed_at, p.last_failed_at),
+                   due_at = excluded.due_at, dead_at = excluded.dead_at"#,
+            self.group,
+            self.number,
+            &parkings.iter().map(|parking| parking.sequence).collect::<Vec<_>>(),
+            &column(|parking| Some(parking.topic.clone())) as _,
+            &column(|parking| parking.partition_key.clone()) as _,
+            &column(|parking| Some(parking.reason.text().to_owned())) as _,
+            &parkings.iter().map(|parking| parking.attempts as i32).collect::<Vec<_>>(),
+            // PostgreSQL's text holds no NUL.
+            &column(|parking| parking.error.as_ref().map(|error| error.replace('\0', "\u{FFFD}"))) as _,
+            &parkings.iter().map(|parking| parking.due_in.map(|wait| wait.as_secs_f64())).collect::<Vec<_>>() as _,
+            &parkings.iter().map(|parking| parking.dead).collect::<Vec<_>>(),
+        )
+        .execute(self.schema.over(connection))
+        .await?;
+        Ok(())
+    }
+
+    /// Forgets events that went out after all.
+    pub(crate) async fn clear(&self, connection: &mut PgConnection, sequences: &[i64]) -> Result<(), sqlx::Error> {
+        sqlx::query!(
+            "delete from event_box.parked where group_name = $1 and partition = $2 and sequence = any($3)",
+            self.group,
+            self.number,
+            sequences,
+        )
+        .execute(self.schema.over(connection))
+        .await?;
+        Ok(())
+    }
+
+    /// Makes the first of those that wait for each key due, where nothing stands before it any more.
+    pub(crate) async fn promote(&self, connection: &mut PgConnection, keys: &[String]) -> Result<(), sqlx::Error> {
+        sqlx::query!(
+            r#"update event_box.parked as p set due_at = clock_timestamp()
+               from unnest($3::text[]) as cleared (key)
+               where p.group_name = $1 and p.partition = $2 and p.due_at is null and p.dead_at is null
+                 and p.partition_key = cleared.key
+                 and p.sequence = (
+                     select min(head.sequence) from event_box.parked as head
+                     where head.group_name = $1 and head.partition = $2 and head.partition_key = cleared.key and head.dead_at is null)"#,
+            self.group,
+            self.number,
+            keys,
+        )
+        .execute(self.schema.over(connection))
+        .await?;
+        Ok(())
+    }
+}

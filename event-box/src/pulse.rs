@@ -1,0 +1,206 @@
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use sqlx::{PgPool, postgres::PgListener};
+use tokio::{
+    sync::{Notify, broadcast, watch},
+    task::JoinSet,
+    time::Instant,
+};
+
+use crate::{
+    failure::chain,
+    poll::{Poll, PollError, poll},
+    schema::Schema,
+};
+
+/// After a notification the poll is dense for this long: what its neighbours did not announce is found too.
+const DENSE_FOR: Duration = Duration::from_millis(8);
+const DENSE_INTERVAL: Duration = Duration::from_millis(1);
+/// A statement of the poll that takes longer has lost its server.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
+const RECONNECT: Duration = Duration::from_millis(500);
+
+/// What the process knows of the log's server.
+#[derive(Debug, Clone)]
+pub(crate) enum Server {
+    /// Not reached, or not yet.
+    Unknown,
+    Live(Arc<Poll>),
+    Standby,
+}
+
+/// A notification: an event was written.
+#[derive(Debug, Clone)]
+pub(crate) struct Hint {
+    pub(crate) partition: Option<i16>,
+    topic: String,
+}
+
+impl Hint {
+    /// `<partition or -> <topic or *>`.
+    fn parse(payload: &str) -> Self {
+        let (partition, topic) = payload.split_once(' ').unwrap_or(("-", "*"));
+        Self {
+            partition: partition.parse().ok().filter(|partition| (0..64).contains(partition)),
+            topic: topic.to_owned(),
+        }
+    }
+
+    pub(crate) fn concerns(&self, topics: &[String]) -> bool {
+        self.topic == "*" || topics.contains(&self.topic)
+    }
+}
+
+/// One poll and one listener for every group of the process on this log, alive while any of them runs.
+#[derive(Debug)]
+pub(crate) struct Pulse {
+    server: watch::Receiver<Server>,
+    hints: broadcast::Sender<Hint>,
+    interval_nanos: Arc<AtomicU64>,
+    _tasks: JoinSet<()>,
+}
+
+impl Pulse {
+    fn start(pool: &PgPool, schema: &Schema) -> Self {
+        let (announce, server) = watch::channel(Server::Unknown);
+        let (hints, _) = broadcast::channel(1024);
+        let interval_nanos = Arc::new(AtomicU64::new(u64::MAX));
+        let woken = Arc::new(Notify::new());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(listen(pool.clone(), schema.clone(), hints.clone(), woken.clone()));
+        tasks.spawn(keep_polling(pool.clone(), schema.clone(), announce, interval_nanos.clone(), woken));
+        Self { server, hints, interval_nanos, _tasks: tasks }
+    }
+
+    pub(crate) fn server(&self) -> watch::Receiver<Server> {
+        self.server.clone()
+    }
+
+    pub(crate) fn hints(&self) -> broadcast::Receiver<Hint> {
+        self.hints.subscribe()
+    }
+}
+
+/// Starts with the first group that needs it, ends with the last.
+#[derive(Debug, Default)]
+pub(crate) struct SharedPulse(Mutex<Weak<Pulse>>);
+
+impl SharedPulse {
+    /// The shared pulse, polling at least as often as this.
+    pub(crate) fn join(&self, pool: &PgPool, schema: &Schema, interval: Duration) -> Arc<Pulse> {
+        let mut shared = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let pulse = shared.upgrade().unwrap_or_else(|| Arc::new(Pulse::start(pool, schema)));
+        *shared = Arc::downgrade(&pulse);
+        pulse.interval_nanos.fetch_min(interval.as_nanos() as u64, Ordering::Relaxed);
+        pulse
+    }
+}
+
+async fn keep_polling(
+    pool: PgPool,
+    schema: Schema,
+    announce: watch::Sender<Server>,
+    interval_nanos: Arc<AtomicU64>,
+    woken: Arc<Notify>,
+) {
+    let (mut epoch, mut reachable) = (0, true);
+    let mut last: Option<Arc<Poll>> = None;
+    loop {
+        // Held from poll to poll; a connection that failed is not asked again.
+        let Ok(mut connection) = pool.acquire().await.inspect_err(|error| {
+            if std::mem::take(&mut reachable) {
+                tracing::warn!(error = chain(error), "the event log cannot be polled, trying on");
+            }
+        }) else {
+            epoch += 1;
+            announce.send_replace(Server::Unknown);
+            tokio::time::sleep(RECONNECT).await;
+            continue;
+        };
+        let mut dense_until = Instant::now();
+        let failure = loop {
+            let polled = tokio::time::timeout(STATEMENT_TIMEOUT, poll(&mut connection, &schema, epoch)).await;
+            let mut poll = match polled {
+                Ok(Ok(poll)) => poll,
+                Ok(Err(error)) => break Some(error),
+                Err(_) => break None,
+            };
+            if let Some(last) = &last {
+                if poll.last_value < last.last_value {
+                    // A crash or a failover that the connection did not show: what was remembered is worthless.
+                    epoch += 1;
+                    poll.epoch = epoch;
+                }
+                poll = poll.after(last);
+            }
+            let poll = Arc::new(poll);
+            last = Some(poll.clone());
+            if !std::mem::replace(&mut reachable, true) {
+                tracing::info!("the event log is polled again");
+            }
+            announce.send_if_modified(|server| {
+                let changed = !matches!(server, Server::Live(earlier) if *earlier == poll);
+                if changed {
+                    *server = Server::Live(poll);
+                }
+                changed
+            });
+            let now = Instant::now();
+            let interval = Duration::from_nanos(interval_nanos.load(Ordering::Relaxed));
+            let wait = if now < dense_until { DENSE_INTERVAL.min(interval) } else { interval };
+            if tokio::time::timeout(wait, woken.notified()).await.is_ok() {
+                dense_until = Instant::now() + DENSE_FOR;
+            }
+        };
+        connection.close_on_drop();
+        epoch += 1;
+        let standby = matches!(failure, Some(PollError::Standby));
+        announce.send_replace(if standby { Server::Standby } else { Server::Unknown });
+        if std::mem::take(&mut reachable) {
+            let error = failure.as_ref().map_or("the server did not answer in time".to_owned(), |error| chain(error));
+            tracing::warn!(error, "the event log cannot be polled, trying on");
+        }
+        drop(connection);
+        tokio::time::sleep(RECONNECT).await;
+    }
+}
+
+/// Losing the listener costs nothing but time: the poll finds what was not heard.
+async fn listen(pool: PgPool, schema: Schema, hints: broadcast::Sender<Hint>, woken: Arc<Notify>) {
+    let mut heard = true;
+    loop {
+        let error = match listen_once(&pool, &schema, &hints, &woken, &mut heard).await {
+            Ok(()) => continue,
+            Err(error) => error,
+        };
+        if std::mem::take(&mut heard) {
+            tracing::warn!(error = chain(&error), "notifications cannot be heard, events are found by polling");
+        }
+        tokio::time::sleep(RECONNECT).await;
+    }
+}
+
+async fn listen_once(
+    pool: &PgPool,
+    schema: &Schema,
+    hints: &broadcast::Sender<Hint>,
+    woken: &Notify,
+    heard: &mut bool,
+) -> Result<(), sqlx::Error> {
+    let mut listener = PgListener::connect_with(pool).await?;
+    listener.listen(schema.name()).await?;
+    *heard = true;
+    // `None`: the connection was lost, and with it notifications; a new one is made.
+    while let Some(notification) = listener.try_recv().await? {
+        // No group may be listening just now.
+        let _ = hints.send(Hint::parse(notification.payload()));
+        woken.notify_one();
+    }
+    Ok(())
+}

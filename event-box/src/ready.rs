@@ -1,0 +1,93 @@
+use std::collections::VecDeque;
+
+/// The partitions of a group that wait for a worker of this process, each at most once.
+#[derive(Debug)]
+pub(crate) struct Ready {
+    queue: VecDeque<i16>,
+    states: [State; 64],
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Idle,
+    Queued,
+    Running,
+    /// Something was announced while its batch ran, which may have read before.
+    RunningAgain,
+}
+
+impl Default for Ready {
+    fn default() -> Self {
+        Self { queue: VecDeque::new(), states: [State::Idle; 64] }
+    }
+}
+
+impl Ready {
+    /// A look found work there, or a batch left some: last in line. What runs already is looked at again when it ends.
+    pub(crate) fn push(&mut self, partition: i16) {
+        if self.states[partition as usize] == State::Idle {
+            self.states[partition as usize] = State::Queued;
+            self.queue.push_back(partition);
+        }
+    }
+
+    /// An event was announced there: first in line.
+    pub(crate) fn announce(&mut self, partition: i16) {
+        let state = &mut self.states[partition as usize];
+        match *state {
+            State::Idle => {
+                *state = State::Queued;
+                self.queue.push_front(partition);
+            }
+            State::Running => *state = State::RunningAgain,
+            State::Queued | State::RunningAgain => {}
+        }
+    }
+
+    /// The next to be claimed.
+    pub(crate) fn pop(&mut self) -> Option<i16> {
+        let partition = self.queue.pop_front()?;
+        self.states[partition as usize] = State::Running;
+        Some(partition)
+    }
+
+    /// Its batch has ended.
+    pub(crate) fn finished(&mut self, partition: i16, more: bool) {
+        let again = std::mem::replace(&mut self.states[partition as usize], State::Idle) == State::RunningAgain;
+        if more || again {
+            self.push(partition);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_partition_waits_once_and_announced_ones_first() {
+        let mut ready = Ready::default();
+        ready.push(1);
+        ready.push(2);
+        ready.push(1);
+        ready.announce(3);
+        ready.announce(2);
+        assert_eq!([ready.pop(), ready.pop(), ready.pop(), ready.pop()], [Some(3), Some(1), Some(2), None]);
+    }
+
+    #[test]
+    fn what_was_announced_during_its_batch_runs_again() {
+        let mut ready = Ready::default();
+        ready.push(1);
+        ready.pop();
+        ready.push(1);
+        assert_eq!(ready.pop(), None, "it is running");
+        ready.announce(1);
+        ready.finished(1, false);
+        assert_eq!(ready.pop(), Some(1));
+        ready.finished(1, true);
+        assert_eq!(ready.pop(), Some(1));
+        ready.finished(1, false);
+        assert_eq!(ready.pop(), None);
+    }
+}

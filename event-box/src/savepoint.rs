@@ -1,0 +1,65 @@
+use sqlx::PgConnection;
+
+/// Subtransactions a transaction may hold: above 64 PostgreSQL's cache of them overflows and every other session pays.
+pub(crate) const MAX_SAVEPOINTS: u32 = 50;
+
+/// The savepoint that one event's handlers share, opened when the first of them touches SQL.
+#[derive(Debug, Default)]
+pub(crate) struct Savepoint {
+    open: bool,
+    /// The event in hand has sent SQL.
+    touched: bool,
+    count: u32,
+}
+
+impl Savepoint {
+    /// Whether another event may begin in this transaction.
+    pub(crate) fn has_room(&self) -> bool {
+        self.count < MAX_SAVEPOINTS
+    }
+
+    /// Before the event in hand sends SQL.
+    pub(crate) async fn touch(&mut self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        if !self.open {
+            sqlx::raw_sql("savepoint event_box").execute(connection).await?;
+            self.open = true;
+            self.count += 1;
+        }
+        self.touched = true;
+        Ok(())
+    }
+
+    /// The event in hand succeeded; fails where a statement of it had failed and the handler went on regardless.
+    ///
+    /// The next event most likely touches SQL too: its savepoint is opened in the same message.
+    pub(crate) async fn keep(&mut self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        if std::mem::take(&mut self.touched) {
+            let again = self.has_room();
+            let sql =
+                if again { "release savepoint event_box; savepoint event_box" } else { "release savepoint event_box" };
+            sqlx::raw_sql(sql).execute(connection).await?;
+            self.open = again;
+            self.count += u32::from(again);
+        }
+        Ok(())
+    }
+
+    /// The event in hand failed: what it wrote is undone, its neighbours' work stays.
+    pub(crate) async fn undo(&mut self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        self.touched = false;
+        if self.open {
+            // Stays open, as a new subtransaction, for the next event.
+            sqlx::raw_sql("rollback to savepoint event_box").execute(connection).await?;
+            self.count += 1;
+        }
+        Ok(())
+    }
+
+    /// Back to the level of the claim, where the cursor is advanced.
+    pub(crate) async fn close(&mut self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        if std::mem::take(&mut self.open) {
+            sqlx::raw_sql("release savepoint event_box").execute(connection).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,281 @@
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use sqlx::{Postgres, pool::PoolConnection};
+use tokio::{
+    sync::{broadcast, watch},
+    task::JoinSet,
+    time::Instant,
+};
+
+use crate::{
+    backoff::Backoff,
+    batch::{BatchError, Done},
+    check::LogError,
+    error::is_missing_table,
+    failure::chain,
+    look::Look,
+    poll::Poll,
+    pulse::{Hint, Pulse, Server},
+    read::ReadError,
+    ready::Ready,
+    run_error::RunError,
+    savepoint::MAX_SAVEPOINTS,
+    worker::{Answer, Shared},
+};
+
+/// A look is made at least this often, whatever the polls say.
+const LOOK_ANYWAY: Duration = Duration::from_secs(30);
+
+/// Runs the batches of one group in this process: decides when to look for work, and hands partitions to at most so many workers.
+pub(crate) struct Scheduler {
+    shared: Arc<Shared>,
+    pulse: Arc<Pulse>,
+    workers: usize,
+    poll_interval: Duration,
+    ready: Ready,
+    tasks: JoinSet<Finished>,
+    /// Kept while there is work, so that a batch does not ask the pool.
+    connections: Vec<PoolConnection<Postgres>>,
+    /// Events that cost a batch its connection, by partition.
+    verdicts: HashMap<i16, HashMap<i64, String>>,
+    limit: usize,
+    /// The poll before the last look, where that found nothing at all.
+    settled: Option<Arc<Poll>>,
+    last_value: Option<i64>,
+    looking: bool,
+    look_wanted: bool,
+    look_at: Instant,
+    /// No batch and no look begins before this.
+    not_before: Instant,
+    troubles: u32,
+}
+
+enum Finished {
+    Batch(i16, Answer<Result<Option<Done>, BatchError>>),
+    Look(Option<Arc<Poll>>, Answer<Result<Look, sqlx::Error>>),
+}
+
+impl Scheduler {
+    pub(crate) fn new(shared: Arc<Shared>, pulse: Arc<Pulse>, workers: usize, poll_interval: Duration) -> Self {
+        let now = Instant::now();
+        Self {
+            limit: shared.policy.batch_size,
+            shared,
+            pulse,
+            workers,
+            poll_interval,
+            ready: Ready::default(),
+            tasks: JoinSet::new(),
+            connections: Vec::new(),
+            verdicts: HashMap::new(),
+            settled: None,
+            last_value: None,
+            looking: false,
+            look_wanted: true,
+            look_at: now,
+            not_before: now,
+            troubles: 0,
+        }
+    }
+
+    /// Until the token; then what runs has `shutdown_timeout`, and is rolled back after that.
+    pub(crate) async fn run(mut self, shutdown_timeout: Duration) -> Result<(), RunError> {
+        let ended = self.work().await;
+        // Also where it ends with an error: neighbours finish their batch.
+        self.shared.shutdown.cancel();
+        let drained = tokio::time::timeout(shutdown_timeout, async { while self.tasks.join_next().await.is_some() {} });
+        if drained.await.is_err() {
+            tracing::warn!(
+                group = self.shared.group,
+                ?shutdown_timeout,
+                "handlers were still running after the shutdown time-out; their events are delivered again"
+            );
+            self.tasks.shutdown().await;
+        }
+        ended
+    }
+
+    async fn work(&mut self) -> Result<(), RunError> {
+        let (mut server, mut hints) = (self.pulse.server(), self.pulse.hints());
+        let shutdown = self.shared.shutdown.clone();
+        loop {
+            self.start_tasks(&server);
+            let now = Instant::now();
+            let wake_at = if now < self.not_before { self.not_before } else { self.look_at };
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return Ok(()),
+                Some(finished) = self.tasks.join_next() => match finished {
+                    Ok(Finished::Batch(partition, (connection, result))) => {
+                        self.connections.extend(connection);
+                        self.batch_finished(partition, result)?;
+                    }
+                    Ok(Finished::Look(poll, (connection, result))) => {
+                        self.connections.extend(connection);
+                        self.look_finished(poll, result)?;
+                    }
+                    // Handlers' panics are caught where they are called: this one is ours.
+                    Err(error) => std::panic::resume_unwind(error.into_panic()),
+                },
+                hint = hints.recv() => self.hear(hint),
+                Ok(()) = server.changed() => self.compare(&server)?,
+                () = tokio::time::sleep_until(wake_at) => {}
+            }
+        }
+    }
+
+    fn start_tasks(&mut self, server: &watch::Receiver<Server>) {
+        let now = Instant::now();
+        if now < self.not_before {
+            return;
+        }
+        if now >= self.look_at {
+            self.look_wanted = true;
+            self.look_at = now + LOOK_ANYWAY;
+        }
+        while self.tasks.len() < self.workers {
+            if let Some(partition) = self.ready.pop() {
+                let (shared, connection, limit) = (self.shared.clone(), self.connections.pop(), self.limit);
+                let verdicts = self.verdicts.get(&partition).cloned().unwrap_or_default();
+                self.tasks.spawn(async move {
+                    Finished::Batch(partition, shared.batch(connection, partition, limit, &verdicts).await)
+                });
+            } else if self.look_wanted && !self.looking {
+                (self.look_wanted, self.looking) = (false, true);
+                let poll = match &*server.borrow() {
+                    Server::Live(poll) => Some(poll.clone()),
+                    Server::Unknown | Server::Standby => None,
+                };
+                let (shared, connection) = (self.shared.clone(), self.connections.pop());
+                self.tasks.spawn(async move { Finished::Look(poll, shared.look(connection).await) });
+            } else {
+                break;
+            }
+        }
+    }
+
+    fn hear(&mut self, hint: Result<Hint, broadcast::error::RecvError>) {
+        match hint {
+            Ok(hint) if !hint.concerns(self.shared.dispatch.topics()) => {}
+            Ok(Hint { partition: Some(partition), .. }) => self.ready.announce(partition),
+            Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => self.look_wanted = true,
+            // The pulse lives as long as we do.
+            Err(broadcast::error::RecvError::Closed) => {}
+        }
+    }
+
+    /// The idle rule: looks only where the polls say that there may be something.
+    fn compare(&mut self, server: &watch::Receiver<Server>) -> Result<(), RunError> {
+        match &*server.borrow() {
+            Server::Live(poll) => {
+                let moved = self.last_value.replace(poll.last_value) != Some(poll.last_value);
+                if moved || self.settled.as_ref().is_some_and(|settled| settled.is_outdated_by(poll)) {
+                    self.settled = None;
+                    self.look_wanted = true;
+                }
+                Ok(())
+            }
+            Server::Unknown => {
+                self.settled = None;
+                self.look_wanted = true;
+                Ok(())
+            }
+            Server::Standby => Err(RunError::Log(LogError::Standby)),
+        }
+    }
+
+    fn look_finished(&mut self, poll: Option<Arc<Poll>>, result: Result<Look, sqlx::Error>) -> Result<(), RunError> {
+        self.looking = false;
+        let look = match result {
+            Ok(look) => look,
+            Err(error) => {
+                self.settled = None;
+                return self.trouble(error);
+            }
+        };
+        self.recovered();
+        let now = Instant::now();
+        self.look_at = now + look.retry_in.map_or(LOOK_ANYWAY, |wait| wait.min(LOOK_ANYWAY));
+        self.settled = if look.partitions.is_empty() { poll } else { None };
+        for partition in look.partitions {
+            self.ready.push(partition);
+        }
+        if self.settled.is_some() && self.tasks.is_empty() {
+            // Back to the pool: other groups may need them.
+            self.connections.clear();
+        }
+        Ok(())
+    }
+
+    fn batch_finished(&mut self, partition: i16, result: Result<Option<Done>, BatchError>) -> Result<(), RunError> {
+        let mut more = false;
+        match result {
+            Ok(Some(done)) => {
+                self.verdicts.remove(&partition);
+                self.look_wanted = true;
+                self.limit =
+                    if done.out_of_savepoints { MAX_SAVEPOINTS as usize } else { self.shared.policy.batch_size };
+                more = done.more;
+                match done.unavailable {
+                    Some(error) => {
+                        if self.troubles == 0 {
+                            tracing::warn!(
+                                group = self.shared.group,
+                                error,
+                                "what the handler depends on is down, the group backs off"
+                            );
+                        }
+                        self.back_off();
+                    }
+                    None => self.recovered(),
+                }
+            }
+            // Another process works on it: looking again at once would spin.
+            Ok(None) => self.look_at = self.look_at.min(Instant::now() + self.poll_interval),
+            Err(BatchError::Verdict { sequence, error }) => {
+                self.verdicts.entry(partition).or_default().insert(sequence, error);
+                more = true;
+            }
+            Err(BatchError::Read(ReadError::GroupRemoved)) => {
+                return Err(RunError::GroupRemoved { group: self.shared.group.clone() });
+            }
+            Err(BatchError::Read(ReadError::ForeignLog)) => {
+                return Err(RunError::Log(LogError::Foreign { schema: self.shared.log.schema().name().to_owned() }));
+            }
+            Err(BatchError::Read(ReadError::Database(error))) => {
+                more = true;
+                self.trouble(error)?;
+            }
+        }
+        self.settled = None;
+        self.ready.finished(partition, more);
+        Ok(())
+    }
+
+    /// The database failed us. Backs off, or gives up where time will not mend it.
+    fn trouble(&mut self, error: sqlx::Error) -> Result<(), RunError> {
+        let code = error.as_database_error().and_then(|error| error.code());
+        // insufficient_privilege: a grant is missing.
+        if is_missing_table(&error) || code.is_some_and(|code| code == "42501") {
+            return Err(RunError::Log(LogError::from_database(error, self.shared.log.schema())));
+        }
+        if self.troubles == 0 {
+            tracing::warn!(group = self.shared.group, error = chain(&error), "events cannot be delivered, trying on");
+        }
+        self.look_wanted = true;
+        self.back_off();
+        Ok(())
+    }
+
+    fn back_off(&mut self) {
+        self.troubles += 1;
+        let backoff = Backoff::exponential(Duration::from_millis(100), 2.0, Duration::from_secs(30));
+        self.not_before = Instant::now() + backoff.after(self.troubles);
+    }
+
+    fn recovered(&mut self) {
+        if std::mem::take(&mut self.troubles) > 0 {
+            tracing::info!(group = self.shared.group, "events are delivered again");
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! How event-box's column types cross the wire, whatever features of sqlx the application chose.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use sqlx::{
+    Decode, Encode, Postgres, Type,
+    encode::IsNull,
+    error::BoxDynError,
+    postgres::{PgArgumentBuffer, PgHasArrayType, PgTypeInfo, PgValueRef, types::Oid},
+};
+
+const JSON: Oid = Oid(114);
+const JSON_ARRAY: Oid = Oid(199);
+const TIMESTAMPTZ: Oid = Oid(1184);
+/// 2000-01-01, from which PostgreSQL counts, after 1970-01-01.
+const POSTGRES_EPOCH: Duration = Duration::from_secs(946_684_800);
+
+/// A `json` document byte for byte. (sqlx's own `Json` writes a leading blank into a `json` column.)
+#[derive(Debug)]
+pub(crate) struct RawJson(pub(crate) Vec<u8>);
+
+impl Type<Postgres> for RawJson {
+    fn type_info() -> PgTypeInfo {
+        PgTypeInfo::with_oid(JSON)
+    }
+
+    fn compatible(ty: &PgTypeInfo) -> bool {
+        ty.oid() == Some(JSON)
+    }
+}
+
+impl PgHasArrayType for RawJson {
+    fn array_type_info() -> PgTypeInfo {
+        PgTypeInfo::with_oid(JSON_ARRAY)
+    }
+}
+
+impl Encode<'_, Postgres> for RawJson {
+    fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        buffer.extend_from_slice(&self.0);
+        Ok(IsNull::No)
+    }
+}
+
+impl Decode<'_, Postgres> for RawJson {
+    fn decode(value: PgValueRef<'_>) -> Result<Self, BoxDynError> {
+        Ok(Self(value.as_bytes()?.to_vec()))
+    }
+}
+
+/// A `timestamptz`, without sqlx's chrono or time feature.
+#[derive(Debug)]
+pub(crate) struct Timestamp(pub(crate) SystemTime);
+
+impl Type<Postgres> for Timestamp {
+    fn type_info() -> PgTypeInfo {
+        PgTypeInfo::with_oid(TIMESTAMPTZ)
+    }
+
+    fn compatible(ty: &PgTypeInfo) -> bool {
+        ty.oid() == Some(TIMESTAMPTZ)
+    }
+}
+
+impl Decode<'_, Postgres> for Timestamp {
+    fn decode(value: PgValueRef<'_>) -> Result<Self, BoxDynError> {
+        let micros = i64::from_be_bytes(value.as_bytes()?.try_into()?);
+        let since = Duration::from_micros(micros.unsigned_abs());
+        let epoch = UNIX_EPOCH + POSTGRES_EPOCH;
+        let time = if micros < 0 { epoch.checked_sub(since) } else { epoch.checked_add(since) };
+        time.map(Self).ok_or_else(|| "a time that SystemTime cannot hold".into())
+    }
+}

@@ -1,0 +1,143 @@
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use sqlx::{AssertSqlSafe, Connection, Postgres, SqlSafeStr, pool::PoolConnection};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    batch::{Batch, BatchError, Done, Policy},
+    claim::{Partition, Session, open},
+    deadline::within,
+    event_box::EventBox,
+    look::{Look, look},
+    router::Dispatch,
+};
+
+/// What every worker of a group needs.
+pub(crate) struct Shared {
+    pub(crate) log: EventBox,
+    pub(crate) group: String,
+    pub(crate) dispatch: Arc<dyn Dispatch>,
+    pub(crate) policy: Policy,
+    pub(crate) shutdown: CancellationToken,
+}
+
+/// A connection that goes back to the pool only when it is handed back: a batch that fails or is cut off leaves it in an unknown state.
+pub(crate) struct Held(Option<PoolConnection<Postgres>>);
+
+impl Held {
+    fn into_inner(mut self) -> Option<PoolConnection<Postgres>> {
+        self.0.take()
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(mut connection) = self.0.take() {
+            connection.close_on_drop();
+        }
+    }
+}
+
+/// A connection to go on with, if it is still good, and what came of it.
+pub(crate) type Answer<T> = (Option<PoolConnection<Postgres>>, T);
+
+impl Shared {
+    /// Above the server's own limit, so that this one decides only where the server is gone.
+    fn statement_timeout(&self) -> Duration {
+        self.policy.handler_timeout + Duration::from_secs(15)
+    }
+
+    async fn connect(&self, kept: Option<PoolConnection<Postgres>>) -> Result<Held, sqlx::Error> {
+        let connection = match kept {
+            Some(connection) => connection,
+            None => self.log.pool().acquire().await?,
+        };
+        Ok(Held(Some(connection)))
+    }
+
+    /// One look at the group's partitions.
+    pub(crate) async fn look(&self, kept: Option<PoolConnection<Postgres>>) -> Answer<Result<Look, sqlx::Error>> {
+        let mut held = match self.connect(kept).await {
+            Ok(held) => held,
+            Err(error) => return (None, Err(error)),
+        };
+        let Some(connection) = held.0.as_deref_mut() else { return (None, Err(sqlx::Error::PoolClosed)) };
+        let looked = look(connection, self.log.schema(), &self.group, self.dispatch.topics());
+        match within(self.statement_timeout(), looked).await {
+            Ok(look) => (held.into_inner(), Ok(look)),
+            Err(error) => (None, Err(error)),
+        }
+    }
+
+    /// One batch of one partition, in a transaction of its own; `None` where another worker holds the partition.
+    pub(crate) async fn batch(
+        &self,
+        kept: Option<PoolConnection<Postgres>>,
+        partition: i16,
+        limit: usize,
+        verdicts: &HashMap<i64, String>,
+    ) -> Answer<Result<Option<Done>, BatchError>> {
+        let mut held = match self.connect(kept).await {
+            Ok(held) => held,
+            Err(error) => return (None, Err(error.into())),
+        };
+        let mut backend = None;
+        match self.deliver(&mut held, partition, limit, verdicts, &mut backend).await {
+            Ok(done) => (held.into_inner(), Ok(done)),
+            Err(error) => {
+                drop(held);
+                if let (BatchError::Verdict { .. }, Some(backend)) = (&error, backend) {
+                    self.terminate(backend).await;
+                }
+                (None, Err(error))
+            }
+        }
+    }
+
+    async fn deliver(
+        &self,
+        held: &mut Held,
+        partition: i16,
+        limit: usize,
+        verdicts: &HashMap<i64, String>,
+        backend: &mut Option<i32>,
+    ) -> Result<Option<Done>, BatchError> {
+        let Some(connection) = held.0.as_deref_mut() else { return Err(sqlx::Error::PoolClosed.into()) };
+        let schema = self.log.schema();
+        let begin = AssertSqlSafe(self.begin()).into_sql_str();
+        let mut tx = within(self.statement_timeout(), connection.begin_with(begin)).await?;
+        let (opening, session): (_, Session) = within(self.statement_timeout(), open(&mut tx, schema)).await?;
+        *backend = Some(session.backend);
+        let batch = Batch {
+            partition: Partition { schema, group: &self.group, number: partition },
+            dispatch: &*self.dispatch,
+            policy: &self.policy,
+            shutdown: &self.shutdown,
+            limit,
+            verdicts,
+        };
+        let done = batch.run(&mut tx, opening, &session).await?;
+        within(self.statement_timeout(), tx.commit()).await?;
+        Ok(done)
+    }
+
+    /// A worker whose host or network died frees its partition within a minute: the server ends a transaction that stands idle for longer
+    /// than any handler may take, and a connection whose client stopped answering.
+    fn begin(&self) -> String {
+        let statement = self.policy.handler_timeout.as_millis().max(1);
+        let idle = (self.policy.handler_timeout + Duration::from_secs(15)).as_millis();
+        format!(
+            "begin isolation level read committed; set local statement_timeout = {statement}; \
+             set local idle_in_transaction_session_timeout = {idle}; set local tcp_keepalives_idle = 20; \
+             set local tcp_keepalives_interval = 5; set local tcp_keepalives_count = 5; set local tcp_user_timeout = 45000"
+        )
+    }
+
+    /// The statement of a handler that ran out of time would go on in the server, and hold its partition.
+    async fn terminate(&self, backend: i32) {
+        let ended = sqlx::query!("select pg_terminate_backend($1) as ended", backend).fetch_one(self.log.pool());
+        if let Err(error) = within(self.statement_timeout(), ended).await {
+            tracing::warn!(%error, backend, "the statement of a handler that ran out of time could not be ended");
+        }
+    }
+}
