@@ -324,3 +324,6 @@ fn swallowed(error: sqlx::Error) -> Result<Failure, sqlx::Error> {
             .into(),
     ))
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,6 +24,8 @@ mod notify;
 mod outbox;
 mod parked;
 mod partition_key;
+#[cfg(test)]
+mod plans;
 mod poll;
 mod pulse;
 mod read;
@@ -37,6 +39,8 @@ mod scheduler;
 mod schema;
 mod signal;
 mod snapshot;
+#[cfg(test)]
+mod test_log;
 mod types;
 mod worker;
 

@@ -22,17 +22,16 @@ static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 /// Where the database cannot be reached, the role may not create the schema, or an applied migration differs from this version's.
 pub async fn migrate(log: impl Into<EventBox>) -> Result<(), MigrateError> {
     let log = log.into();
-    let mut connection = log.pool().acquire().await?;
     let schema = quoted(log.schema());
     // Creating a schema "if not exists" needs the privilege to create one even where it exists.
     let exists = sqlx::query_scalar!(r#"select to_regnamespace($1) is not null as "exists!""#, schema)
-        .fetch_one(&mut *connection)
+        .fetch_one(log.pool())
         .await?;
     let mut migrator = migrator(log.schema());
     if !exists {
         migrator.create_schema(schema);
     }
-    migrator.run(&mut *connection).await
+    migrator.run(log.pool()).await
 }
 
 /// The newest migration this code knows.

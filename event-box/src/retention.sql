@@ -1,16 +1,19 @@
 -- Examines one chunk of the old end of a partition and removes from it what may go. A row may go where every group has been given it
 -- (by the meaning of a cursor, not by age alone: an old row may have become visible a moment ago), it is older than the retention time,
--- and no parked event names it. A group without all its cursors counts as one that has been given nothing.
+-- and no parked event names it. A group without all its cursors counts as one that has been given nothing; without any group nothing
+-- goes.
 with chunk as materialized (
     select sequence, xid, emitted_at < now() - $4::float8 * interval '1 second' as old
     from event_box.events
-    where partition = $1 and sequence > $2
+    -- Beyond the group that is furthest behind nothing can go: not looked at, however much of it is old.
+    where partition = $1 and sequence > $2 and sequence <= (
+        select min(coalesce(c.position, 0)) from event_box.consumer_groups as g
+        left join event_box.cursors as c on c.group_name = g.name and c.partition = $1)
     order by sequence
     limit $3
 ), doomed as materialized (
     select sequence from chunk
     where old
-      and exists (select from event_box.consumer_groups)
       and not exists (
           select from event_box.consumer_groups as g
           left join event_box.cursors as c on c.group_name = g.name and c.partition = $1

@@ -1,0 +1,81 @@
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use event_box::{BoxError, Consumer, Context};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    measure::Comparison,
+    stage::{OrderPlaced, Stage},
+};
+
+struct Counter {
+    left: AtomicUsize,
+    done: Notify,
+}
+
+/// A group that was away reads the whole log: each payload decoded to its type, the handler does nothing, the cursor advances in the
+/// delivery's transaction. Beside it: keyset reading in pages of 1,000 with a checkpoint updated in each page's transaction, decoded too.
+pub(crate) async fn no_op(
+    stage: &Stage,
+    repetitions: usize,
+    events: usize,
+    workers: usize,
+) -> anyhow::Result<Comparison> {
+    let ours = async || {
+        let counter = Arc::new(Counter { left: AtomicUsize::new(events), done: Notify::new() });
+        let consumer = Consumer::builder(&stage.pool, "drain")
+            .state(counter.clone())
+            .on(async |event: OrderPlaced, cx: &mut Context<'_, Arc<Counter>>| -> Result<(), BoxError> {
+                std::hint::black_box(event);
+                if cx.state().left.fetch_sub(1, Ordering::Relaxed) == 1 {
+                    cx.state().done.notify_one();
+                }
+                Ok(())
+            })
+            .workers(workers)
+            .retention(None)
+            .build()?;
+        let shutdown = CancellationToken::new();
+        let started = Instant::now();
+        let running = tokio::spawn(consumer.run(shutdown.clone()));
+        counter.done.notified().await;
+        let took = started.elapsed();
+        shutdown.cancel();
+        running.await??;
+        event_box::remove_group(&stage.pool, "drain").await?;
+        Ok(took)
+    };
+    let raw = async || keyset(stage).await;
+    let what = format!("drain, no-op, {workers} worker{}", if workers == 1 { "" } else { "s" });
+    Comparison::run(what, repetitions, events, ours, raw).await
+}
+
+async fn keyset(stage: &Stage) -> anyhow::Result<Duration> {
+    let mut connection = stage.pool.acquire().await?;
+    sqlx::query("update checkpoint set position = 0").execute(&mut *connection).await?;
+    let started = Instant::now();
+    loop {
+        let mut tx = sqlx::Connection::begin(&mut *connection).await?;
+        let position: i64 =
+            sqlx::query_scalar("select position from checkpoint for update").fetch_one(&mut *tx).await?;
+        let page: Vec<(i64, String, String, String)> =
+            sqlx::query_as("select id, topic, key, payload::text from raw where id > $1 order by id limit 1000")
+                .bind(position)
+                .fetch_all(&mut *tx)
+                .await?;
+        let Some((last, ..)) = page.last() else { break };
+        for (_, _, _, payload) in &page {
+            std::hint::black_box(serde_json::from_str::<OrderPlaced>(payload)?);
+        }
+        sqlx::query("update checkpoint set position = $1").bind(last).execute(&mut *tx).await?;
+        tx.commit().await?;
+    }
+    Ok(started.elapsed())
+}

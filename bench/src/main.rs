@@ -1,0 +1,59 @@
+//! event-box beside what PostgreSQL itself can do through the same client, as ratios of rates from interleaved repetitions.
+//!
+//! `cargo xtask bench` runs it in release mode against a PostgreSQL of its own with default durability.
+
+mod drain;
+mod emit;
+mod measure;
+mod stage;
+
+use clap::Parser;
+
+use crate::{
+    measure::{Comparison, table},
+    stage::Stage,
+};
+
+/// Measures event-box beside raw SQL.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Interleaved repetitions of each comparison.
+    #[arg(long, default_value_t = 5)]
+    repetitions: usize,
+    /// How much work a repetition does, in per cent of the usual.
+    #[arg(long, default_value_t = 100)]
+    scale: usize,
+    /// Print an array of {what, ratio, ours_per_second, raw_per_second} instead of the table.
+    #[arg(long)]
+    json: bool,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let stage = Stage::set().await?;
+    let sized = |usual: usize| (usual * arguments.scale / 100).max(1);
+    let mut comparisons = Vec::new();
+    let tell = |comparison: Comparison| {
+        if !arguments.json {
+            eprintln!("{}", comparison.line());
+        }
+        comparison
+    };
+    let listening = stage.listening_consumer().await?;
+    comparisons.push(tell(emit::one_a_transaction(&stage, arguments.repetitions, sized(2_000)).await?));
+    listening.stop().await?;
+    comparisons.push(tell(emit::a_thousand_a_statement(&stage, arguments.repetitions, sized(20)).await?));
+    comparisons.push(tell(emit::by_copy(&stage, arguments.repetitions, sized(40_000)).await?));
+    stage.fill(sized(100_000)).await?;
+    for workers in [1, 2] {
+        comparisons.push(tell(drain::no_op(&stage, arguments.repetitions, sized(100_000), workers).await?));
+    }
+    stage.close().await?;
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&comparisons)?);
+    } else {
+        println!("{}", table(&comparisons));
+    }
+    Ok(())
+}

@@ -1,0 +1,130 @@
+//! The plans of our long queries on a log of a million rows: index ranges, whether the planner knows the parameters or not.
+
+use sqlx::{AssertSqlSafe, PgConnection};
+
+use crate::{
+    group::Start,
+    test_log::{Counted, TestLog},
+};
+
+const READ: &str = include_str!("read.sql");
+const LOOK: &str = include_str!("look.sql");
+const RETENTION: &str = include_str!("retention.sql");
+
+const MODES: [&str; 2] = ["force_generic_plan", "force_custom_plan"];
+
+async fn million() -> TestLog {
+    let log = TestLog::new().await;
+    log.group("begins", Start::Beginning).await;
+    let fill = "insert into event_box.events (id, topic, partition_key, payload)
+                select gen_random_uuid(), $1, 'key' || i % 5000, json_build_object('key', i % 5000, 'n', i, 'note', repeat('x', 100))
+                from generate_series($2::int, $3::int) as i";
+    // The last tenth comes from one late transaction.
+    for (from, to) in [(1, 900_000), (900_001, 1_000_000)] {
+        sqlx::query(fill).bind(Counted::TOPIC).bind(from).bind(to).execute(&log.pool).await.unwrap();
+    }
+    sqlx::raw_sql("vacuum analyze event_box.events").execute(&log.pool).await.unwrap();
+    log.group("now", Start::Now).await;
+    log
+}
+
+/// The plan of a prepared statement, executed.
+async fn plan(connection: &mut PgConnection, mode: &str, types: &str, sql: &str, arguments: &str) -> String {
+    let prepare =
+        format!("set plan_cache_mode = {mode}; set jit = off; deallocate all; prepare tried ({types}) as {sql}");
+    sqlx::raw_sql(AssertSqlSafe(prepare)).execute(&mut *connection).await.unwrap();
+    let mut text = String::new();
+    // The first run fills the caches.
+    for _ in 0..2 {
+        let explain = AssertSqlSafe(format!("explain (analyze, buffers, costs off) execute tried ({arguments})"));
+        let lines: Vec<String> =
+            sqlx::query_scalar(explain).persistent(false).fetch_all(&mut *connection).await.unwrap();
+        text = lines.join("\n");
+    }
+    println!("{mode} ({arguments})\n{text}\n");
+    text
+}
+
+/// Every access to the log goes through its one index, by partition and sequence.
+fn assert_index_ranges(plan: &str) {
+    assert!(!plan.contains("Seq Scan on events"), "{plan}");
+    let lines: Vec<_> = plan.lines().collect();
+    let mut scans = 0;
+    for (i, line) in lines.iter().enumerate() {
+        let by_index =
+            line.contains("using events_pkey on events") || line.contains("Bitmap Index Scan on events_pkey");
+        if by_index && !line.contains("never executed") {
+            scans += 1;
+            let condition = lines[i + 1];
+            assert!(
+                condition.contains("Index Cond: ((partition = ") && condition.contains("sequence"),
+                "{condition}\n{plan}"
+            );
+        }
+    }
+    assert!(scans > 0, "{plan}");
+}
+
+/// Pages touched by the whole statement.
+fn pages(plan: &str) -> u64 {
+    let line = plan.lines().find(|line| line.contains("Buffers: shared")).expect("buffers");
+    line.split(&['=', ' ']).filter_map(|number| number.parse::<u64>().ok()).sum()
+}
+
+fn milliseconds(plan: &str) -> f64 {
+    let line = plan.lines().find(|line| line.starts_with("Execution Time")).expect("a time");
+    line.split(' ').find_map(|number| number.parse().ok()).expect("milliseconds")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_long_query_is_an_index_range_on_a_million_rows() {
+    let log = million().await;
+    let mut connection = log.pool.acquire().await.unwrap();
+    let (late_xid, next_xid): (String, String) = sqlx::query_as(
+        "select max(xid::text::bigint)::text, pg_current_xact_id()::text from event_box.events where partition = 3",
+    )
+    .fetch_one(&mut *connection)
+    .await
+    .unwrap();
+    let types = "text, smallint, bigint, bigint, bigint, text, bigint[], bigint, text, bigint, text, text, text[]";
+    let topics = "'{counted}'";
+    let all = format!("'{next_xid}:{next_xid}:'");
+    let before_late = format!("'{late_xid}:{next_xid}:{late_xid}'");
+    for mode in MODES {
+        let read = async |connection: &mut PgConnection, position: i64, snapshot: &str, floors: &str, floor: i64| {
+            let arguments = format!(
+                "'now', 3::smallint, 1001, 8388608, {position}, {snapshot}, '{floors}', {floor}, null, 0, 'off', '{mode}', {topics}"
+            );
+            let plan = plan(connection, mode, types, READ, &arguments).await;
+            assert_index_ranges(&plan);
+            let sorts_the_log = plan.lines().any(|line| line.contains("Sort Key: events"));
+            assert!(!sorts_the_log, "{plan}");
+            plan
+        };
+        let caught_up = read(&mut connection, 1_000_000, &all, "{}", 1_000_000).await;
+        let fresh = read(&mut connection, 500_000, &all, "{}", 500_000).await;
+        let late = read(&mut connection, 1_000_000, &before_late, "{900000}", 1_000_000).await;
+        for (what, plan, rows, most) in
+            [("caught up", caught_up, 0, 30), ("fresh", fresh, 1001, 1200), ("late", late, 1001, 1200)]
+        {
+            println!("{mode}: read, {what}: {} ms, {} pages", milliseconds(&plan), pages(&plan));
+            assert!(plan.contains(&format!("rows={}", rows + 1)), "{what}\n{plan}");
+            assert!(pages(&plan) < most, "{what}: {} pages\n{plan}", pages(&plan));
+        }
+
+        for group in ["now", "begins"] {
+            let plan = plan(&mut connection, mode, "text, text[]", LOOK, &format!("'{group}', {topics}")).await;
+            assert!(!plan.contains("Seq Scan on events"), "{plan}");
+            println!("{mode}: look, group {group}: {} ms, {} pages", milliseconds(&plan), pages(&plan));
+            assert!(pages(&plan) < 64 * 30, "{} pages\n{plan}", pages(&plan));
+        }
+
+        // Everything is old, and one group has been given none of it.
+        let prune =
+            plan(&mut connection, mode, "smallint, bigint, bigint, float8", RETENTION, "3::smallint, 0, 1000, 0").await;
+        assert_index_ranges(&prune);
+        println!("{mode}: prune, one chunk: {} ms, {} pages", milliseconds(&prune), pages(&prune));
+    }
+    drop(connection);
+    log.close().await;
+}

@@ -1,0 +1,15 @@
+//! Integration tests, a module a capability.
+
+mod consume;
+mod derive;
+mod emit;
+mod failures;
+mod late;
+mod migrations;
+mod pgbench;
+mod processes;
+mod quickstart;
+mod retention;
+mod shutdown;
+mod sql_function;
+mod start_up;

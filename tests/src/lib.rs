@@ -1,0 +1,21 @@
+//! What the integration tests share: a log of its own for each test on a real PostgreSQL, events, and consumers in the background.
+
+mod events;
+mod running;
+mod seen;
+mod test_log;
+
+pub use crate::{
+    events::{Counted, Noted, emit_next},
+    running::Running,
+    seen::{Seen, assert_each_once_in_order, seen_by, wait_until_seen},
+    test_log::TestLog,
+};
+
+/// How long a test waits for what must come.
+pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// The README's programs compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;

@@ -1,0 +1,53 @@
+use event_box::Outbox;
+use event_box_dev::{Database, Server};
+use sqlx::PgPool;
+use tokio::sync::OnceCell;
+
+/// A database of its own with an event log in it, on one server for the whole process.
+#[derive(Debug)]
+pub struct TestLog {
+    /// Room for a few consumers.
+    pub pool: PgPool,
+    /// Writes to the log.
+    pub outbox: Outbox,
+    database: Database,
+}
+
+impl TestLog {
+    /// A database with the log's tables.
+    pub async fn new() -> Self {
+        let log = Self::empty().await;
+        event_box::migrate(&log.pool).await.expect("the log's tables");
+        log
+    }
+
+    /// A database without anything.
+    pub async fn empty() -> Self {
+        static SERVER: OnceCell<Server> = OnceCell::const_new();
+        let start = || async { Server::from_env_or_start().expect("a PostgreSQL to test against") };
+        let database = SERVER.get_or_init(start).await.create_database("test").await.expect("a database of its own");
+        let pool = database.pool(40).await.expect("a pool");
+        Self { pool, outbox: Outbox::new(), database }
+    }
+
+    /// Where other processes find it.
+    pub fn url(&self) -> &str {
+        self.database.url()
+    }
+
+    /// Runs SQL of the test's own.
+    pub async fn sql(&self, sql: &'static str) {
+        sqlx::raw_sql(sql).execute(&self.pool).await.expect(sql);
+    }
+
+    /// The one number that a query answers with.
+    pub async fn number(&self, sql: &'static str) -> i64 {
+        sqlx::query_scalar(sql).fetch_one(&self.pool).await.expect(sql)
+    }
+
+    /// Drops the database.
+    pub async fn close(self) {
+        self.pool.close().await;
+        self.database.close().await.expect("the test's database can be dropped");
+    }
+}

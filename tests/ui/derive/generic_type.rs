@@ -1,0 +1,10 @@
+use event_box::Event;
+use serde::{Deserialize, Serialize};
+
+#[derive(Serialize, Deserialize, Event)]
+struct Changed<T> {
+    before: T,
+    after: T,
+}
+
+fn main() {}
