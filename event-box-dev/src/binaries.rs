@@ -30,6 +30,7 @@ impl Binaries {
                 return Err(format!("no {program} in {}", dir.display()));
             }
         }
+        version(&executable(dir, "initdb"))?;
         let version = version(&executable(dir, "postgres"))?;
         let binaries = Self { dir: dir.to_owned(), version };
         if binaries.major() < MINIMUM {
@@ -64,17 +65,17 @@ fn executable(dir: &Path, name: &str) -> PathBuf {
 }
 
 /// Asks as the account that the server will run as: a directory which only root may enter is found out here.
-fn version(postgres: &Path) -> Result<String, String> {
-    let mut command = Command::new(postgres);
+fn version(program: &Path) -> Result<String, String> {
+    let mut command = Command::new(program);
     command.arg("--version");
     account::drop_root(&mut command);
-    let output = command.output().map_err(|error| format!("{} does not run: {error}", postgres.display()))?;
+    let output = command.output().map_err(|error| format!("{} does not run: {error}", program.display()))?;
     let text = String::from_utf8_lossy(&output.stdout);
     // postgres (PostgreSQL) 15.14 (Debian 15.14-0+deb12u1)
     let version = text.split_once("(PostgreSQL) ").and_then(|(_, rest)| rest.split_whitespace().next());
     match version {
         Some(version) if output.status.success() => Ok(version.to_owned()),
-        _ => Err(format!("{} does not run: {}", postgres.display(), String::from_utf8_lossy(&output.stderr).trim())),
+        _ => Err(format!("{} does not run: {}", program.display(), String::from_utf8_lossy(&output.stderr).trim())),
     }
 }
 

@@ -21,7 +21,8 @@ impl Cache {
 
     /// The directories of their programs, the newest version first.
     pub(crate) fn directories(&self) -> Vec<PathBuf> {
-        versions(&self.root, "postgresql-", "bin")
+        // The programs of a wheel lie deeper, and find their libraries from there.
+        versions(&self.root, "postgresql-", "bin").into_iter().flat_map(fs::canonicalize).collect()
     }
 
     /// Has `fetch` unpack a PostgreSQL into an empty directory and name where in it that lies, then keeps it. One process
@@ -44,7 +45,7 @@ impl Cache {
         // What is there does not run, or it would have been used.
         let _ = fs::remove_dir_all(&place);
         fs::rename(unpacked, &place).map_err(|error| format!("cannot create {}: {error}", place.display()))?;
-        Binaries::at(&place.join("bin"))
+        Binaries::at(&fs::canonicalize(place.join("bin")).map_err(|error| error.to_string())?)
     }
 
     fn lock(&self) -> io::Result<File> {

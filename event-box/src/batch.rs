@@ -12,7 +12,7 @@ use crate::{
     claim::{Partition, Session},
     context::Delivery,
     cursor::{Cursor, Opening},
-    failure::{Failure, chain},
+    failure::{Failure, chain, is_conflict},
     parked::{Parking, Reason},
     read::{Page, ReadError, Row},
     record::Record,
@@ -77,6 +77,8 @@ enum Fate {
     Handled,
     Parked(Parking),
     Unavailable(String),
+    /// A deadlock, while locks of events before it were held: it begins the next batch, which holds none.
+    Conflict,
 }
 
 /// What a batch has done so far.
@@ -86,6 +88,7 @@ struct Progress {
     parkings: Vec<Parking>,
     /// Keys with an event before which nothing of theirs may go out.
     blocked: HashSet<String>,
+    conflicted: bool,
     done: Done,
 }
 
@@ -103,6 +106,7 @@ impl Batch<'_> {
             savepoint: Savepoint::default(),
             parkings: Vec::new(),
             blocked: HashSet::new(),
+            conflicted: false,
             done: Done::default(),
         };
         let mut page = self.read(connection, &cursor, session).await?;
@@ -139,7 +143,7 @@ impl Batch<'_> {
                 break;
             }
             let fate = match parked.ready {
-                true => self.attempt(connection, &parked.record, parked.attempts, &mut progress.savepoint).await?,
+                true => self.attempt(connection, &parked.record, parked.attempts, progress).await?,
                 false => {
                     progress.blocked.extend(key);
                     continue;
@@ -162,6 +166,10 @@ impl Batch<'_> {
                 }
                 Fate::Unavailable(error) => {
                     progress.done.unavailable = Some(error);
+                    break;
+                }
+                Fate::Conflict => {
+                    progress.conflicted = true;
                     break;
                 }
             }
@@ -194,14 +202,14 @@ impl Batch<'_> {
                 continue;
             }
             let Some(record) = row.record else { return ended };
-            if progress.done.unavailable.is_some() || self.must_end(progress) {
+            if progress.done.unavailable.is_some() || progress.conflicted || self.must_end(progress) {
                 return ended;
             }
             let key = record.partition_key.clone();
             let behind = row.behind || key.as_ref().is_some_and(|key| progress.blocked.contains(key));
             let fate = match behind {
                 true => Fate::Parked(waiting(&record)),
-                false => self.attempt(connection, &record, 0, &mut progress.savepoint).await?,
+                false => self.attempt(connection, &record, 0, progress).await?,
             };
             match fate {
                 Fate::Handled => progress.done.handled += 1,
@@ -215,6 +223,7 @@ impl Batch<'_> {
                     progress.done.unavailable = Some(error);
                     return ended;
                 }
+                Fate::Conflict => return ended,
             }
             handled = Some(sequence);
         }
@@ -233,7 +242,7 @@ impl Batch<'_> {
         connection: &mut PgConnection,
         record: &Record,
         attempts: u32,
-        savepoint: &mut Savepoint,
+        progress: &mut Progress,
     ) -> Result<Fate, BatchError> {
         if self.dispatch.topics().binary_search(&record.topic).is_err() {
             return Ok(Fate::Parked(self.no_handler(record)));
@@ -241,6 +250,7 @@ impl Batch<'_> {
         if let Some(error) = self.verdicts.get(&record.sequence) {
             return Ok(Fate::Parked(self.failed(record, attempts, error.clone(), false)));
         }
+        let savepoint = &mut progress.savepoint;
         let delivery = Delivery {
             connection,
             savepoint,
@@ -262,6 +272,7 @@ impl Batch<'_> {
         };
         savepoint.undo(connection).await?;
         Ok(match failure {
+            Failure::Retry(error) if progress.done.handled > 0 && is_conflict(&*error) => Fate::Conflict,
             Failure::Retry(error) => Fate::Parked(self.failed(record, attempts, chain(&*error), false)),
             Failure::Reject(error) => Fate::Parked(self.failed(record, attempts, chain(&*error), true)),
             Failure::Unavailable(error) => Fate::Unavailable(chain(&*error)),

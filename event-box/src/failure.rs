@@ -1,4 +1,4 @@
-use std::{fmt, time::Duration};
+use std::{error::Error, fmt, time::Duration};
 
 use crate::error::BoxError;
 
@@ -43,15 +43,29 @@ impl fmt::Display for Failure {
 }
 
 /// The error and its causes, as one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
+    for cause in causes(error).skip(1).map(ToString::to_string) {
+        // Some errors, sqlx's among them, tell their cause as well as naming it.
+        if !text.ends_with(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
     }
     text
+}
+
+/// A deadlock or a serialization failure: two transactions were in each other's way, and neither is to blame.
+pub(crate) fn is_conflict(error: &(dyn Error + 'static)) -> bool {
+    let code = |error: &(dyn Error + 'static)| {
+        Some(error.downcast_ref::<sqlx::Error>()?.as_database_error()?.code()?.into_owned())
+    };
+    causes(error).filter_map(code).any(|code| code == "40P01" || code == "40001")
+}
+
+/// The error itself, then what caused it.
+fn causes<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |error| Error::source(*error))
 }
 
 /// Turns an error into a rejection: `parse(..).or_reject()?`.

@@ -15,7 +15,7 @@ pub(crate) struct Savepoint {
 impl Savepoint {
     /// Whether another event may begin in this transaction.
     pub(crate) fn has_room(&self) -> bool {
-        self.count < MAX_SAVEPOINTS
+        self.open || self.count < MAX_SAVEPOINTS
     }
 
     /// Before the event in hand sends SQL.
@@ -34,7 +34,7 @@ impl Savepoint {
     /// The next event most likely touches SQL too: its savepoint is opened in the same message.
     pub(crate) async fn keep(&mut self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         if std::mem::take(&mut self.touched) {
-            let again = self.has_room();
+            let again = self.count < MAX_SAVEPOINTS;
             let sql =
                 if again { "release savepoint event_box; savepoint event_box" } else { "release savepoint event_box" };
             sqlx::raw_sql(sql).execute(connection).await?;
@@ -48,9 +48,16 @@ impl Savepoint {
     pub(crate) async fn undo(&mut self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         self.touched = false;
         if self.open {
-            // Stays open, as a new subtransaction, for the next event.
-            sqlx::raw_sql("rollback to savepoint event_box").execute(connection).await?;
-            self.count += 1;
+            // It would stay open, as a new subtransaction, for the next event.
+            let again = self.count < MAX_SAVEPOINTS;
+            let sql = if again {
+                "rollback to savepoint event_box"
+            } else {
+                "rollback to savepoint event_box; release savepoint event_box"
+            };
+            sqlx::raw_sql(sql).execute(connection).await?;
+            self.open = again;
+            self.count += u32::from(again);
         }
         Ok(())
     }

@@ -52,7 +52,7 @@ pub(crate) struct Scheduler {
 
 enum Finished {
     Batch(i16, Answer<Result<Option<Done>, BatchError>>),
-    Look(Option<Arc<Poll>>, Answer<Result<Look, sqlx::Error>>),
+    Look(Option<Arc<Poll>>, Answer<Result<Option<Look>, sqlx::Error>>),
 }
 
 impl Scheduler {
@@ -184,10 +184,15 @@ impl Scheduler {
         }
     }
 
-    fn look_finished(&mut self, poll: Option<Arc<Poll>>, result: Result<Look, sqlx::Error>) -> Result<(), RunError> {
+    fn look_finished(
+        &mut self,
+        poll: Option<Arc<Poll>>,
+        result: Result<Option<Look>, sqlx::Error>,
+    ) -> Result<(), RunError> {
         self.looking = false;
         let look = match result {
-            Ok(look) => look,
+            Ok(Some(look)) => look,
+            Ok(None) => return Err(self.group_removed()),
             Err(error) => {
                 self.settled = None;
                 return self.trouble(error);
@@ -236,9 +241,7 @@ impl Scheduler {
                 self.verdicts.entry(partition).or_default().insert(sequence, error);
                 more = true;
             }
-            Err(BatchError::Read(ReadError::GroupRemoved)) => {
-                return Err(RunError::GroupRemoved { group: self.shared.group.clone() });
-            }
+            Err(BatchError::Read(ReadError::GroupRemoved)) => return Err(self.group_removed()),
             Err(BatchError::Read(ReadError::ForeignLog)) => {
                 return Err(RunError::Log(LogError::Foreign { schema: self.shared.log.schema().name().to_owned() }));
             }
@@ -250,6 +253,10 @@ impl Scheduler {
         self.settled = None;
         self.ready.finished(partition, more);
         Ok(())
+    }
+
+    fn group_removed(&self) -> RunError {
+        RunError::GroupRemoved { group: self.shared.group.clone() }
     }
 
     /// The database failed us. Backs off, or gives up where time will not mend it.

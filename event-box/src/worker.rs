@@ -56,7 +56,10 @@ impl Shared {
     }
 
     /// One look at the group's partitions.
-    pub(crate) async fn look(&self, kept: Option<PoolConnection<Postgres>>) -> Answer<Result<Look, sqlx::Error>> {
+    pub(crate) async fn look(
+        &self,
+        kept: Option<PoolConnection<Postgres>>,
+    ) -> Answer<Result<Option<Look>, sqlx::Error>> {
         let mut held = match self.connect(kept).await {
             Ok(held) => held,
             Err(error) => return (None, Err(error)),

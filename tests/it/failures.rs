@@ -197,6 +197,34 @@ async fn an_outage_parks_nothing_and_passes() {
     log.close().await;
 }
 
+/// A deadlock is nobody's fault: the batch ends before its victim, whose turn comes again without the locks of those before it.
+#[tokio::test]
+async fn a_deadlock_burns_no_attempt() {
+    let log = TestLog::new().await;
+    sqlx::raw_sql(Seen::TABLE).execute(&log.pool).await.unwrap();
+    let consumer = Consumer::builder(&log.pool, "g")
+        .state(std::sync::atomic::AtomicBool::new(true))
+        .on(async |event: Counted, cx: &mut Context<'_, std::sync::atomic::AtomicBool>| -> Result<(), BoxError> {
+            Seen::note(&cx.attempt().to_string(), &event, cx).await?;
+            if event.n == 5 && cx.state().swap(false, std::sync::atomic::Ordering::Relaxed) {
+                sqlx::raw_sql("do $$ begin raise exception using errcode = 'deadlock_detected'; end $$")
+                    .execute(&mut *cx)
+                    .await?;
+            }
+            Ok(())
+        })
+        .build()
+        .unwrap();
+    emit_keys(&log, &["k"], 10).await;
+    let running = Running::start(consumer);
+    wait_until_seen(&log.pool, "g", 10).await;
+    running.stop().await.unwrap();
+    assert_eq!(seen_by(&log.pool, "g").await, [("k".to_owned(), (1..=10).collect::<Vec<i64>>())]);
+    assert_eq!(log.number("select count(*) from seen where member <> '1'").await, 0, "no attempt is burned");
+    assert_eq!(log.number("select count(*) from event_box.parked").await, 0);
+    log.close().await;
+}
+
 /// More writing handlers than a transaction may hold savepoints.
 #[tokio::test]
 async fn no_transaction_holds_more_than_fifty_savepoints() {

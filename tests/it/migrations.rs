@@ -50,6 +50,7 @@ async fn the_sqlx_command_applies_the_same_migrations() {
         ]);
         <sqlx_cli::Opt as clap::Parser>::try_parse_from(arguments.collect::<Vec<std::ffi::OsString>>()).unwrap()
     };
+    sqlx::any::install_default_drivers();
     let log = TestLog::empty().await;
     sqlx_cli::run(sqlx(log.url())).await.unwrap();
     event_box::migrate(&log.pool).await.unwrap();

@@ -1,0 +1,61 @@
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use event_box_dev::{Binaries, Search};
+
+use crate::cargo::{run as execute, succeeds};
+
+/// The client programs that tests run.
+const PROGRAMS: [&str; 3] = ["psql", "pg_dump", "pgbench"];
+
+pub(crate) fn run() -> Result<()> {
+    linker()?;
+    let binaries = match Search::without_fetching().find() {
+        Ok(binaries) if missing(&binaries).is_empty() => binaries,
+        _ => install()?,
+    };
+    println!("PostgreSQL {} in {}", binaries.version(), binaries.dir().display());
+    let missing = missing(&binaries);
+    if !missing.is_empty() {
+        println!("tests that need {} will fail: {INSTALL}", missing.join(", "));
+    }
+    Ok(())
+}
+
+const INSTALL: &str = "install PostgreSQL with its client programs (`sudo apt-get install postgresql`, \
+                       `sudo dnf install postgresql-server postgresql-contrib`, `brew install postgresql`)";
+
+fn linker() -> Result<()> {
+    if cfg!(unix) && !["cc", "gcc", "clang"].iter().any(|name| succeeds(Command::new(name).arg("--version"))) {
+        bail!("no C compiler: install one (`sudo apt-get install gcc libc6-dev`, `xcode-select --install`)");
+    }
+    Ok(())
+}
+
+fn missing(binaries: &Binaries) -> Vec<&'static str> {
+    PROGRAMS.into_iter().filter(|program| binaries.program(program).is_none()).collect()
+}
+
+fn install() -> Result<Binaries> {
+    if !(is_root() && succeeds(Command::new("apt-get").arg("--version"))) {
+        println!("PostgreSQL is missing or lacks client programs: {INSTALL}");
+    } else if let Err(error) = apt_get() {
+        println!("{error:#}");
+    }
+    Binaries::find().context("no PostgreSQL for the tests")
+}
+
+fn apt_get() -> Result<()> {
+    println!("PostgreSQL is missing or lacks client programs: installing the package postgresql with apt-get");
+    let apt_get = |args: &[&str]| {
+        let mut command = Command::new("apt-get");
+        execute(command.args(args).env("DEBIAN_FRONTEND", "noninteractive"))
+    };
+    apt_get(&["update"])?;
+    apt_get(&["install", "-y", "--no-install-recommends", "postgresql"])
+}
+
+fn is_root() -> bool {
+    let id = Command::new("id").arg("-u").output();
+    id.is_ok_and(|output| output.stdout.trim_ascii() == b"0")
+}
