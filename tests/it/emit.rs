@@ -280,8 +280,11 @@ async fn emitting_needs_no_privilege_but_insert_on_the_payload_columns() {
 #[tokio::test]
 async fn every_way_to_insert_takes_the_xid_before_the_sequence() {
     let log = TestLog::new().await;
-    log.sql("alter sequence event_box.events_sequence_seq maxvalue 1; select nextval('event_box.events_sequence_seq')")
-        .await;
+    log.sql(
+        "alter sequence event_box.events_sequence_seq maxvalue 2;
+         select nextval('event_box.events_sequence_seq') from generate_series(1, 2)",
+    )
+    .await;
     let mut connection = log.pool.acquire().await.unwrap();
     let values = "(gen_random_uuid(), 't', '{}')";
     let inserts = [
