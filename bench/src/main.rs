@@ -23,6 +23,9 @@ struct Arguments {
     /// How much work a repetition does, in per cent of the usual.
     #[arg(long, default_value_t = 100)]
     scale: usize,
+    /// Only the comparisons whose name holds this text.
+    #[arg(long, default_value = "")]
+    only: String,
     /// Print an array of {what, ratio, ours_per_second, raw_per_second} instead of the table.
     #[arg(long)]
     json: bool,
@@ -40,14 +43,23 @@ async fn main() -> anyhow::Result<()> {
         }
         comparison
     };
-    let listening = stage.listening_consumer().await?;
-    comparisons.push(tell(emit::one_a_transaction(&stage, arguments.repetitions, sized(2_000)).await?));
-    listening.stop().await?;
-    comparisons.push(tell(emit::a_thousand_a_statement(&stage, arguments.repetitions, sized(20)).await?));
-    comparisons.push(tell(emit::by_copy(&stage, arguments.repetitions, sized(40_000)).await?));
-    stage.fill(sized(100_000)).await?;
-    for workers in [1, 2] {
-        comparisons.push(tell(drain::no_op(&stage, arguments.repetitions, sized(100_000), workers).await?));
+    let wanted = |what: &str| what.contains(&arguments.only);
+    if wanted("emit, one a transaction") {
+        let listening = stage.listening_consumer().await?;
+        comparisons.push(tell(emit::one_a_transaction(&stage, arguments.repetitions, sized(2_000)).await?));
+        listening.stop().await?;
+    }
+    if wanted("emit_all") {
+        comparisons.push(tell(emit::a_thousand_a_statement(&stage, arguments.repetitions, sized(20)).await?));
+    }
+    if wanted("copy") {
+        comparisons.push(tell(emit::by_copy(&stage, arguments.repetitions, sized(40_000)).await?));
+    }
+    if wanted("drain") {
+        stage.fill(sized(100_000)).await?;
+        for workers in [1, 2] {
+            comparisons.push(tell(drain::no_op(&stage, arguments.repetitions, sized(100_000), workers).await?));
+        }
     }
     stage.close().await?;
     if arguments.json {

@@ -12,6 +12,7 @@ use crate::{
     claim::{Partition, Session},
     context::Delivery,
     cursor::{Cursor, Opening},
+    deadline::within,
     failure::{Failure, chain, is_conflict},
     parked::{Parking, Reason},
     read::{Page, ReadError, Row},
@@ -30,6 +31,13 @@ pub(crate) struct Policy {
     pub(crate) handler_timeout: Duration,
     pub(crate) max_attempts: u32,
     pub(crate) backoff: Backoff,
+}
+
+impl Policy {
+    /// Above the server's own limit, so that this one decides only where the server is gone.
+    pub(crate) fn statement_timeout(&self) -> Duration {
+        self.handler_timeout + Duration::from_secs(15)
+    }
 }
 
 /// One partition's events on their way to a group's handlers, in a transaction that the caller began and will commit.
@@ -100,7 +108,8 @@ impl Batch<'_> {
         opening: Opening,
         session: &Session,
     ) -> Result<Option<Done>, BatchError> {
-        let Some(cursor) = self.partition.claim(connection).await? else { return Ok(None) };
+        let claimed = self.within(self.partition.claim(connection)).await?;
+        let Some(cursor) = claimed else { return Ok(None) };
         let mut progress = Progress {
             started: Instant::now(),
             savepoint: Savepoint::default(),
@@ -115,10 +124,10 @@ impl Batch<'_> {
             page = self.read(connection, &cursor, session).await?;
         }
         let (handled, next) = self.deliver(connection, page.rows, &mut progress).await?;
-        progress.savepoint.close(connection).await?;
-        self.partition.park(connection, &progress.parkings).await?;
+        self.within(progress.savepoint.close(connection)).await?;
+        self.within(self.partition.park(connection, &progress.parkings)).await?;
         let advance = cursor.advance(&page.seen, page.own_xid, opening, handled, next);
-        self.partition.advance(connection, &advance).await?;
+        self.within(self.partition.advance(connection, &advance)).await?;
         progress.done.more |= next.is_some() || cursor.target.is_some();
         progress.done.out_of_savepoints = !progress.savepoint.has_room();
         Ok(Some(progress.done))
@@ -126,13 +135,15 @@ impl Batch<'_> {
 
     async fn read(&self, connection: &mut PgConnection, cursor: &Cursor, session: &Session) -> Result<Page, ReadError> {
         let topics = self.dispatch.topics();
-        self.partition.read(connection, cursor, session, topics, self.limit, self.policy.batch_bytes).await
+        let read = self.partition.read(connection, cursor, session, topics, self.limit, self.policy.batch_bytes);
+        self.within(read).await
     }
 
     /// Parked events whose turn has come, before anything new.
     async fn retry(&self, connection: &mut PgConnection, progress: &mut Progress) -> Result<(), BatchError> {
         let topics = self.dispatch.topics();
-        let due = self.partition.due(connection, topics, self.limit, self.policy.batch_bytes).await?;
+        let due = self.partition.due(connection, topics, self.limit, self.policy.batch_bytes);
+        let due = self.within(due).await?;
         let (mut cleared, mut keys) = (Vec::new(), Vec::new());
         for parked in due {
             let key = parked.record.partition_key.clone();
@@ -175,10 +186,11 @@ impl Batch<'_> {
             }
         }
         // The read that follows asks the table which keys are blocked.
-        progress.savepoint.close(connection).await?;
-        self.partition.park(connection, &std::mem::take(&mut progress.parkings)).await?;
-        self.partition.clear(connection, &cleared).await?;
-        self.partition.promote(connection, &keys).await?;
+        self.within(progress.savepoint.close(connection)).await?;
+        let parkings = std::mem::take(&mut progress.parkings);
+        self.within(self.partition.park(connection, &parkings)).await?;
+        self.within(self.partition.clear(connection, &cleared)).await?;
+        self.within(self.partition.promote(connection, &keys)).await?;
         progress.blocked.clear();
         Ok(())
     }
@@ -230,6 +242,11 @@ impl Batch<'_> {
         Ok((handled, None))
     }
 
+    /// A statement of ours, with the patience we have for it.
+    async fn within<T, E: From<sqlx::Error>>(&self, statement: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+        within(self.policy.statement_timeout(), statement).await
+    }
+
     fn must_end(&self, progress: &Progress) -> bool {
         !progress.savepoint.has_room()
             || self.shutdown.is_cancelled()
@@ -264,13 +281,13 @@ impl Batch<'_> {
             return Err(BatchError::Verdict { sequence: record.sequence, error });
         };
         let failure = match result {
-            Ok(()) => match savepoint.keep(connection).await {
+            Ok(()) => match self.within(savepoint.keep(connection)).await {
                 Ok(()) => return Ok(Fate::Handled),
                 Err(error) => swallowed(error)?,
             },
             Err(failure) => failure,
         };
-        savepoint.undo(connection).await?;
+        self.within(savepoint.undo(connection)).await?;
         Ok(match failure {
             Failure::Retry(error) if progress.done.handled > 0 && is_conflict(&*error) => Fate::Conflict,
             Failure::Retry(error) => Fate::Parked(self.failed(record, attempts, chain(&*error), false)),

@@ -1,4 +1,58 @@
-//! event-box
+//! A transactional outbox for Rust services on PostgreSQL: a service changes its data and records what happened in one transaction;
+//! event-box hands what was recorded to handlers, in order per key, and never loses or invents an event.
+//!
+//! The outbox is a log, not a queue. Events are appended once and never updated; each consumer group holds a small cursor a partition, and
+//! claiming it with `for update skip locked` is the whole of the concurrency control.
+//!
+//! # The smallest program
+//!
+//! ```no_run
+//! use event_box::{Consumer, Context, Event, Outbox};
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Serialize, Deserialize, Event)]
+//! #[event(topic = "orders.placed", partition_key = "order_id")]
+//! struct OrderPlaced {
+//!     order_id: i64,
+//!     total_cents: i64,
+//! }
+//!
+//! async fn reserve_stock(event: OrderPlaced, cx: &mut Context<'_>) -> Result<(), sqlx::Error> {
+//!     sqlx::query("insert into reservations (order_id) values ($1)").bind(event.order_id).execute(cx).await?;
+//!     Ok(())
+//! }
+//!
+//! # async fn program() -> Result<(), Box<dyn std::error::Error>> {
+//! let pool = sqlx::PgPool::connect("postgres://localhost/shop").await?;
+//! event_box::migrate(&pool).await?;
+//!
+//! let mut tx = pool.begin().await?;
+//! sqlx::query("insert into orders (id, total_cents) values (7, 995)").execute(&mut *tx).await?;
+//! Outbox::new().emit(&mut *tx, &OrderPlaced { order_id: 7, total_cents: 995 }).await?;
+//! tx.commit().await?;
+//!
+//! Consumer::builder(pool, "warehouse").on(reserve_stock).build()?.run_until_signal().await?;
+//! # Ok(()) }
+//! ```
+//!
+//! # Emitting
+//!
+//! [`Outbox::emit`] works on any executor: a pool, `&mut PgConnection`, `&mut *tx`. [`Outbox::emit_all`] writes many events in one statement,
+//! [`Outbox::copy`] the most by COPY. [`Emit`] takes an id, headers and another key. From SQL: `select event_box.emit(topic, payload, key)`.
+//!
+//! # Handling
+//!
+//! [`Consumer::builder`] takes functions and closures by [`on`](ConsumerBuilder::on) and structs by [`handle`](ConsumerBuilder::handle).
+//! [`Context`] is an executor of the delivery's own transaction: what a handler writes through it commits together with the group's cursor.
+//! A handler that fails says by [`Failure`] whether its event is tried again; any other error means that it is.
+//!
+//! # Running it
+//!
+//! [`Consumer::run`] takes a token, [`Consumer::run_until_signal`] waits for SIGINT or SIGTERM. Groups of one process share an [`EventBox`]
+//! handle. [`prune`] and the consumers' [`retention`](ConsumerBuilder::retention) remove what everybody has read; [`remove_group`] ends a
+//! group.
+//!
+//! A `Uuid` field in an event needs uuid's feature `serde`, as for any type with serde's derives.
 
 mod backoff;
 mod batch;

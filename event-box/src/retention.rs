@@ -1,11 +1,12 @@
 use std::time::Duration;
 
-use sqlx::PgConnection;
+use sqlx::{Connection, PgConnection};
 
 use crate::{event_box::EventBox, group::lock_maintenance, schema::Schema};
 
 /// Rows examined in one transaction.
 const CHUNK: i64 = 1_000;
+const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// What a pruning removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -43,6 +44,8 @@ pub(crate) async fn prune_on(
     schema: &Schema,
     retention: Duration,
 ) -> Result<Pruned, sqlx::Error> {
+    // What PostgreSQL's intervals hold without trouble.
+    let retention = retention.min(CENTURY);
     let mut pruned = Pruned::default();
     for partition in 0..64 {
         let mut from = 0;
@@ -71,8 +74,6 @@ async fn prune_chunk(
     from: i64,
     retention: Duration,
 ) -> Result<Option<Chunk>, sqlx::Error> {
-    use sqlx::Connection;
-
     // Read committed, whatever the database's default: the chunk must be read after the lock was had.
     let mut tx = connection.begin_with("begin isolation level read committed").await?;
     lock_maintenance(&mut tx, schema).await?;
@@ -104,7 +105,7 @@ pub(crate) async fn abandoned(
                ) as oldest
                where c.group_name = g.name and oldest.emitted_at < now() - $1::float8 * interval '1 second')
            order by g.name"#,
-        retention.as_secs_f64(),
+        retention.min(CENTURY).as_secs_f64(),
     )
     .fetch_all(schema.over(connection))
     .await?;

@@ -263,7 +263,8 @@ impl Scheduler {
     fn trouble(&mut self, error: sqlx::Error) -> Result<(), RunError> {
         let code = error.as_database_error().and_then(|error| error.code());
         // insufficient_privilege: a grant is missing.
-        if is_missing_table(&error) || code.is_some_and(|code| code == "42501") {
+        let lasting = is_missing_table(&error) || code.is_some_and(|code| code == "42501");
+        if lasting || matches!(error, sqlx::Error::PoolClosed) {
             return Err(RunError::Log(LogError::from_database(error, self.shared.log.schema())));
         }
         if self.troubles == 0 {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use event_box_dev::{Database, Server};
+use event_box_dev::{Database, Server, ServerOptions};
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 use tokio::sync::OnceCell;
@@ -19,8 +19,12 @@ pub(crate) struct TestLog {
 impl TestLog {
     pub(crate) async fn new() -> Self {
         static SERVER: OnceCell<Server> = OnceCell::const_new();
-        let server =
-            SERVER.get_or_init(async || Server::from_env_or_start().expect("a PostgreSQL to test against")).await;
+        let server = SERVER
+            .get_or_init(async || {
+                Server::from_env_or_start_with(&ServerOptions::new().setting("fsync", "off"))
+                    .expect("a PostgreSQL to test against")
+            })
+            .await;
         let database = server.create_database("unit").await.expect("a database of its own");
         let pool = database.pool(40).await.expect("a pool");
         crate::migrate(&pool).await.expect("the log's tables");

@@ -42,11 +42,6 @@ impl Drop for Held {
 pub(crate) type Answer<T> = (Option<PoolConnection<Postgres>>, T);
 
 impl Shared {
-    /// Above the server's own limit, so that this one decides only where the server is gone.
-    fn statement_timeout(&self) -> Duration {
-        self.policy.handler_timeout + Duration::from_secs(15)
-    }
-
     async fn connect(&self, kept: Option<PoolConnection<Postgres>>) -> Result<Held, sqlx::Error> {
         let connection = match kept {
             Some(connection) => connection,
@@ -66,7 +61,7 @@ impl Shared {
         };
         let Some(connection) = held.0.as_deref_mut() else { return (None, Err(sqlx::Error::PoolClosed)) };
         let looked = look(connection, self.log.schema(), &self.group, self.dispatch.topics());
-        match within(self.statement_timeout(), looked).await {
+        match within(self.policy.statement_timeout(), looked).await {
             Ok(look) => (held.into_inner(), Ok(look)),
             Err(error) => (None, Err(error)),
         }
@@ -108,8 +103,8 @@ impl Shared {
         let Some(connection) = held.0.as_deref_mut() else { return Err(sqlx::Error::PoolClosed.into()) };
         let schema = self.log.schema();
         let begin = AssertSqlSafe(self.begin()).into_sql_str();
-        let mut tx = within(self.statement_timeout(), connection.begin_with(begin)).await?;
-        let (opening, session): (_, Session) = within(self.statement_timeout(), open(&mut tx, schema)).await?;
+        let mut tx = within(self.policy.statement_timeout(), connection.begin_with(begin)).await?;
+        let (opening, session): (_, Session) = within(self.policy.statement_timeout(), open(&mut tx, schema)).await?;
         *backend = Some(session.backend);
         let batch = Batch {
             partition: Partition { schema, group: &self.group, number: partition },
@@ -120,7 +115,7 @@ impl Shared {
             verdicts,
         };
         let done = batch.run(&mut tx, opening, &session).await?;
-        within(self.statement_timeout(), tx.commit()).await?;
+        within(self.policy.statement_timeout(), tx.commit()).await?;
         Ok(done)
     }
 
@@ -139,7 +134,7 @@ impl Shared {
     /// The statement of a handler that ran out of time would go on in the server, and hold its partition.
     async fn terminate(&self, backend: i32) {
         let ended = sqlx::query!("select pg_terminate_backend($1) as ended", backend).fetch_one(self.log.pool());
-        if let Err(error) = within(self.statement_timeout(), ended).await {
+        if let Err(error) = within(self.policy.statement_timeout(), ended).await {
             tracing::warn!(%error, backend, "the statement of a handler that ran out of time could not be ended");
         }
     }

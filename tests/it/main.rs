@@ -1,5 +1,6 @@
 //! Integration tests, a module a capability.
 
+mod builds;
 mod consume;
 mod derive;
 mod emit;
@@ -13,3 +14,4 @@ mod retention;
 mod shutdown;
 mod sql_function;
 mod start_up;
+mod trouble;

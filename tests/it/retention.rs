@@ -1,4 +1,8 @@
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use event_box::{BoxError, Consumer, Context};
 use event_box_tests::{Counted, PATIENCE, Running, TestLog};
@@ -117,5 +121,52 @@ async fn consumers_prune_in_the_background() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     running.stop().await.unwrap();
+    log.close().await;
+}
+
+/// Everything that is logged while it lives, on this thread.
+#[derive(Clone, Default)]
+struct Written(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Written {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_group_that_nobody_runs_is_named_where_it_holds_events_back() {
+    let (log, mut tally) = (TestLog::new().await, Tally::default());
+    let written = Written::default();
+    let subscriber = tracing_subscriber::fmt().with_writer({
+        let written = written.clone();
+        move || written.clone()
+    });
+    let _guard = tracing::subscriber::set_default(subscriber.with_ansi(false).finish());
+    tally.consume(&log, "gone", 0).await;
+    tally.consume(&log, "content", 0).await;
+    log.outbox.emit_all(&log.pool, &events("k", 1..=10)).await.unwrap();
+    tally.consume(&log, "content", 10).await;
+    log.sql("update event_box.consumer_groups set seen_at = now() - interval '50 hours'").await;
+    let (sender, mut reports) = mpsc::unbounded_channel();
+    let consumer = Consumer::builder(&log.pool, "g").state(sender).on(report).retention(NOW).build().unwrap();
+    let running = Running::start(consumer);
+    reports.recv().await.unwrap();
+    let text = || String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !text().contains("holds old events back") {
+        assert!(tokio::time::Instant::now() < deadline, "{}", text());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    running.stop().await.unwrap();
+    let text = text();
+    let line = text.lines().find(|line| line.contains("holds old events back")).unwrap();
+    assert!(line.contains("event_box::remove_group(&pool, \"gone\")") && line.contains("days=2"), "{line}");
+    assert!(!text.contains("remove_group(&pool, \"content\")"), "{text}");
     log.close().await;
 }

@@ -1,5 +1,5 @@
 use event_box::Outbox;
-use event_box_dev::{Database, Server};
+use event_box_dev::{Database, Server, ServerOptions};
 use sqlx::PgPool;
 use tokio::sync::OnceCell;
 
@@ -24,7 +24,8 @@ impl TestLog {
     /// A database without anything.
     pub async fn empty() -> Self {
         static SERVER: OnceCell<Server> = OnceCell::const_new();
-        let start = || async { Server::from_env_or_start().expect("a PostgreSQL to test against") };
+        let options = ServerOptions::new().setting("fsync", "off");
+        let start = || async { Server::from_env_or_start_with(&options).expect("a PostgreSQL to test against") };
         let database = SERVER.get_or_init(start).await.create_database("test").await.expect("a database of its own");
         let pool = database.pool(40).await.expect("a pool");
         Self { pool, outbox: Outbox::new(), database }

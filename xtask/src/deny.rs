@@ -14,5 +14,17 @@ pub(crate) fn run() -> Result<()> {
     if !succeeds(cargo(["deny", "--version"]).env("PATH", &path)) {
         execute(cargo(["install", "cargo-deny", "--locked", "--root"]).arg(&tools).env_remove("CARGO_TARGET_DIR"))?;
     }
-    execute(cargo(["deny", "--workspace", "--all-features", "check", "licenses", "bans", "sources"]).env("PATH", &path))
+    execute(
+        cargo([
+            "deny",
+            "--workspace",
+            "--all-features",
+            "check",
+            "--hide-inclusion-graph",
+            "licenses",
+            "bans",
+            "sources",
+        ])
+        .env("PATH", &path),
+    )
 }

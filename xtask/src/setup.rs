@@ -1,3 +1,4 @@
+use std::env;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -37,7 +38,9 @@ fn missing(binaries: &Binaries) -> Vec<&'static str> {
 }
 
 fn install() -> Result<Binaries> {
-    if !(is_root() && succeeds(Command::new("apt-get").arg("--version"))) {
+    if env::var_os("EVENT_BOX_POSTGRES_BIN").is_some() {
+        println!("EVENT_BOX_POSTGRES_BIN is set: nothing else is looked for or installed");
+    } else if !(is_root() && succeeds(Command::new("apt-get").arg("--version"))) {
         println!("PostgreSQL is missing or lacks client programs: {INSTALL}");
     } else if let Err(error) = apt_get() {
         println!("{error:#}");

@@ -75,7 +75,7 @@ fn price_cents(sku: &str) -> i64 {
 }
 
 fn declined(card: u64) -> bool {
-    card % 10 == 0 && card > 0
+    card > 0 && card.is_multiple_of(10)
 }
 
 /// Anything that went wrong, as a status and a line of text.

@@ -1,0 +1,115 @@
+use std::time::Duration;
+
+use event_box::{BoxError, Consumer, Context, LogError, Outbox, RunError};
+use event_box_dev::{Server, ServerOptions};
+use event_box_tests::{Counted, PATIENCE, Running, Seen, seen_by};
+use sqlx::PgPool;
+
+async fn note(event: Counted, cx: &mut Context<'_>) -> Result<(), BoxError> {
+    Ok(Seen::note("m", &event, cx).await?)
+}
+
+/// A server of the test's own, which it may stop and kill.
+async fn server() -> Server {
+    let start = || Server::start(&ServerOptions::new().setting("fsync", "off"));
+    tokio::task::spawn_blocking(start).await.unwrap().expect("a PostgreSQL of the test's own")
+}
+
+async fn emit(pool: &PgPool, n: i64) {
+    let outbox = Outbox::new();
+    let event = Counted { key: "k".to_owned(), n };
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    // The pool finds out about its dead connections one by one.
+    while let Err(error) = outbox.emit(pool, &event).await {
+        assert!(tokio::time::Instant::now() < deadline, "{error:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn wait_until_seen(pool: &PgPool, n: i64) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let seen = sqlx::query_scalar::<_, i64>("select count(*) from seen").fetch_one(pool).await;
+        if seen.as_ref().is_ok_and(|seen| *seen >= n) {
+            return;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{seen:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_outlives_its_servers_death_and_restart() {
+    let server = server().await;
+    let database = server.create_database("trouble").await.unwrap();
+    let pool = database.pool(10).await.unwrap();
+    event_box::migrate(&pool).await.unwrap();
+    sqlx::raw_sql(Seen::TABLE).execute(&pool).await.unwrap();
+    let running = Running::start(Consumer::builder(&pool, "g").on(note).build().unwrap());
+    for n in 1..=6 {
+        emit(&pool, n).await;
+        wait_until_seen(&pool, n).await;
+        match n {
+            2 => {
+                server.kill().unwrap();
+                server.restart().unwrap();
+            }
+            4 => {
+                server.stop().unwrap();
+                server.restart().unwrap();
+            }
+            _ => {}
+        }
+    }
+    running.stop().await.unwrap();
+    assert_eq!(seen_by(&pool, "g").await, [("k".to_owned(), vec![1, 2, 3, 4, 5, 6])]);
+    pool.close().await;
+    database.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_is_refused() {
+    let server = server().await;
+    let database = server.create_database("standby").await.unwrap();
+    let pool = database.pool(10).await.unwrap();
+    event_box::migrate(&pool).await.unwrap();
+    pool.close().await;
+    server.stop().unwrap();
+    let signal = server.data_dir().unwrap().join("standby.signal");
+    std::fs::write(&signal, "").unwrap();
+    server.restart().unwrap();
+    let pool = database.pool(10).await.unwrap();
+    let consumer = Consumer::builder(&pool, "g").on(note).build().unwrap();
+    let error = Running::start(consumer).ended().await.unwrap_err();
+    assert!(matches!(error, RunError::Log(LogError::Standby)), "{error:?}");
+    pool.close().await;
+    // A primary again, so that the database can be dropped.
+    std::fs::remove_file(signal).unwrap();
+    server.stop().unwrap();
+    server.restart().unwrap();
+    database.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_consumer_waits_for_a_server_that_is_not_there_yet() {
+    let server = server().await;
+    let database = server.create_database("late").await.unwrap();
+    let pool = database.pool(10).await.unwrap();
+    event_box::migrate(&pool).await.unwrap();
+    sqlx::raw_sql(Seen::TABLE).execute(&pool).await.unwrap();
+    emit(&pool, 1).await;
+    server.stop().unwrap();
+    let lazy = sqlx::postgres::PgPoolOptions::new()
+        .max_connections(10)
+        .acquire_timeout(Duration::from_millis(500))
+        .connect_lazy(database.url())
+        .unwrap();
+    let running = Running::start(Consumer::builder(&lazy, "g").on(note).build().unwrap());
+    assert!(lazy.acquire().await.is_err());
+    server.restart().unwrap();
+    wait_until_seen(&lazy, 1).await;
+    running.stop().await.unwrap();
+    lazy.close().await;
+    pool.close().await;
+    database.close().await.unwrap();
+}
