@@ -5,7 +5,7 @@ use std::process::Command;
 use crate::{Error, Search, account};
 
 /// The oldest major version that event-box supports.
-const MINIMUM: u32 = 14;
+const MINIMUM: u32 = 15;
 
 /// A directory with a `postgres` and an `initdb` that run here.
 #[derive(Debug, Clone)]

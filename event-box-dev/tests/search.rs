@@ -75,7 +75,7 @@ fn the_newest_copy_of_the_cache_that_runs_is_used() {
 #[test]
 fn what_is_found_here_runs() {
     let binaries = Binaries::find().expect("PostgreSQL");
-    assert!(binaries.major() >= 14);
+    assert!(binaries.major() >= 15);
     assert!(binaries.program("postgres").is_some());
 }
 
