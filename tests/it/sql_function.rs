@@ -3,6 +3,9 @@ use std::process::Command;
 use event_box_tests::TestLog;
 use uuid::Uuid;
 
+/// Id, topic, version, key, payload, headers.
+type Row = (Uuid, String, i16, Option<String>, String, Option<String>);
+
 #[tokio::test]
 async fn psql_and_a_trigger_emit() {
     let log = TestLog::new().await;
@@ -26,7 +29,7 @@ async fn psql_and_a_trigger_emit() {
     assert!(psql.status.success(), "{}", String::from_utf8_lossy(&psql.stderr));
     let id: Uuid = String::from_utf8(psql.stdout).unwrap().trim().parse().unwrap();
     assert_eq!((id.get_version_num(), id.get_variant()), (7, uuid::Variant::RFC4122));
-    let rows: Vec<(Uuid, String, i16, Option<String>, String, Option<String>)> = sqlx::query_as(
+    let rows: Vec<Row> = sqlx::query_as(
         "select id, topic, version, partition_key, payload::text, headers::text from event_box.events order by sequence",
     )
     .fetch_all(&log.pool)
