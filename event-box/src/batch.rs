@@ -1,7 +1,4 @@
-use std::{
-    collections::{HashMap, HashSet},
-    time::Duration,
-};
+use std::{collections::HashSet, time::Duration};
 
 use sqlx::PgConnection;
 use tokio::time::Instant;
@@ -19,6 +16,7 @@ use crate::{
     record::Record,
     router::Dispatch,
     savepoint::Savepoint,
+    verdict::{Verdict, Verdicts},
 };
 
 /// How a group's batches are sized, and what becomes of events that fail.
@@ -49,7 +47,7 @@ pub(crate) struct Batch<'a> {
     /// At most this many events.
     pub(crate) limit: usize,
     /// Events that an earlier try at this batch has already judged, with their errors.
-    pub(crate) verdicts: &'a HashMap<i64, String>,
+    pub(crate) verdicts: &'a Verdicts,
 }
 
 /// What a batch came to.
@@ -70,8 +68,8 @@ pub(crate) enum BatchError {
     #[error(transparent)]
     Read(#[from] ReadError),
     /// The connection is in an unknown state and must be dropped; the rest of the batch is delivered again.
-    #[error("event {sequence}: {error}")]
-    Verdict { sequence: i64, error: String },
+    #[error("event {sequence}: {}", verdict.error)]
+    Verdict { sequence: i64, verdict: Verdict },
 }
 
 impl From<sqlx::Error> for BatchError {
@@ -264,8 +262,8 @@ impl Batch<'_> {
         if self.dispatch.topics().binary_search(&record.topic).is_err() {
             return Ok(Fate::Parked(self.no_handler(record)));
         }
-        if let Some(error) = self.verdicts.get(&record.sequence) {
-            return Ok(Fate::Parked(self.failed(record, attempts, error.clone(), false)));
+        if let Some(verdict) = self.verdicts.get(&record.sequence) {
+            return Ok(Fate::Parked(self.failed(record, attempts, verdict.error.clone(), verdict.rejected)));
         }
         let savepoint = &mut progress.savepoint;
         let delivery = Delivery {
@@ -277,17 +275,20 @@ impl Batch<'_> {
         };
         let timeout = self.policy.handler_timeout;
         let Ok(result) = tokio::time::timeout(timeout, self.dispatch.deliver(delivery)).await else {
-            let error = format!("the handler took longer than its time-out of {timeout:?}");
-            return Err(BatchError::Verdict { sequence: record.sequence, error });
+            return Err(BatchError::Verdict { sequence: record.sequence, verdict: Verdict::timed_out(timeout) });
+        };
+        let judged = |error: sqlx::Error| match Verdict::on_ended_transaction(&error) {
+            Some(verdict) => BatchError::Verdict { sequence: record.sequence, verdict },
+            None => error.into(),
         };
         let failure = match result {
             Ok(()) => match self.within(savepoint.keep(connection)).await {
                 Ok(()) => return Ok(Fate::Handled),
-                Err(error) => swallowed(error)?,
+                Err(error) => swallowed(error).map_err(judged)?,
             },
             Err(failure) => failure,
         };
-        self.within(savepoint.undo(connection)).await?;
+        self.within(savepoint.undo(connection)).await.map_err(judged)?;
         Ok(match failure {
             Failure::Retry(error) if progress.done.handled > 0 && is_conflict(&*error) => Fate::Conflict,
             Failure::Retry(error) => Fate::Parked(self.failed(record, attempts, chain(&*error), false)),

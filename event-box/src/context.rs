@@ -8,13 +8,14 @@ use sqlx::{
 };
 use uuid::Uuid;
 
-use crate::{headers::Headers, record::Record, savepoint::Savepoint};
+use crate::{guard::Guarded, headers::Headers, record::Record, savepoint::Savepoint};
 
 /// What a handler knows of the event in hand, and the transaction it works in.
 ///
 /// `&mut *cx` is an executor like `&mut *tx`: what a handler writes through it commits together with the group's cursor, so that in this
 /// database its effect happens exactly once. Events emitted through it are delivered after that commit. The transaction is the
-/// consumer's: a handler neither commits nor rolls it back; returning an error undoes what this event's handlers wrote, and only that.
+/// consumer's: commands that would end it are refused before they are sent; returning an error undoes what this event's handlers wrote, and
+/// only that.
 ///
 /// Settings made local to the transaction (`set local`, `set_config(…, true)`) outlast the event and reach its neighbours of the batch.
 ///
@@ -150,6 +151,7 @@ impl<'c, S: Sync> Executor<'c> for &'c mut Context<'_, S> {
         Q: 'q + Execute<'q, Postgres>,
     {
         let opened = async move {
+            let query = Guarded::new(query)?;
             self.savepoint.touch(self.connection).await?;
             Ok(self.connection.fetch_many(query))
         };
@@ -162,6 +164,7 @@ impl<'c, S: Sync> Executor<'c> for &'c mut Context<'_, S> {
         Q: 'q + Execute<'q, Postgres>,
     {
         Box::pin(async move {
+            let query = Guarded::new(query)?;
             self.savepoint.touch(self.connection).await?;
             self.connection.fetch_optional(query).await
         })

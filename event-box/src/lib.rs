@@ -70,6 +70,7 @@ mod event;
 mod event_box;
 mod failure;
 mod group;
+mod guard;
 mod handler;
 mod headers;
 mod look;
@@ -96,6 +97,7 @@ mod snapshot;
 #[cfg(test)]
 mod test_log;
 mod types;
+mod verdict;
 mod worker;
 
 pub use crate::{

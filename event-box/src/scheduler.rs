@@ -20,6 +20,7 @@ use crate::{
     ready::Ready,
     run_error::RunError,
     savepoint::MAX_SAVEPOINTS,
+    verdict::Verdicts,
     worker::{Answer, Shared},
 };
 
@@ -37,7 +38,7 @@ pub(crate) struct Scheduler {
     /// Kept while there is work, so that a batch does not ask the pool.
     connections: Vec<PoolConnection<Postgres>>,
     /// Events that cost a batch its connection, by partition.
-    verdicts: HashMap<i16, HashMap<i64, String>>,
+    verdicts: HashMap<i16, Verdicts>,
     limit: usize,
     /// The poll before the last look, where that found nothing at all.
     settled: Option<Arc<Poll>>,
@@ -237,8 +238,8 @@ impl Scheduler {
             }
             // Another process works on it: looking again at once would spin.
             Ok(None) => self.look_at = self.look_at.min(Instant::now() + self.poll_interval),
-            Err(BatchError::Verdict { sequence, error }) => {
-                self.verdicts.entry(partition).or_default().insert(sequence, error);
+            Err(BatchError::Verdict { sequence, verdict }) => {
+                self.verdicts.entry(partition).or_default().insert(sequence, verdict);
                 more = true;
             }
             Err(BatchError::Read(ReadError::GroupRemoved)) => return Err(self.group_removed()),

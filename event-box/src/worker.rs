@@ -1,4 +1,4 @@
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use sqlx::{AssertSqlSafe, Connection, Postgres, SqlSafeStr, pool::PoolConnection};
 use tokio_util::sync::CancellationToken;
@@ -10,6 +10,7 @@ use crate::{
     event_box::EventBox,
     look::{Look, look},
     router::Dispatch,
+    verdict::Verdicts,
 };
 
 /// What every worker of a group needs.
@@ -73,7 +74,7 @@ impl Shared {
         kept: Option<PoolConnection<Postgres>>,
         partition: i16,
         limit: usize,
-        verdicts: &HashMap<i64, String>,
+        verdicts: &Verdicts,
     ) -> Answer<Result<Option<Done>, BatchError>> {
         let mut held = match self.connect(kept).await {
             Ok(held) => held,
@@ -97,7 +98,7 @@ impl Shared {
         held: &mut Held,
         partition: i16,
         limit: usize,
-        verdicts: &HashMap<i64, String>,
+        verdicts: &Verdicts,
         backend: &mut Option<i32>,
     ) -> Result<Option<Done>, BatchError> {
         let Some(connection) = held.0.as_deref_mut() else { return Err(sqlx::Error::PoolClosed.into()) };

@@ -225,6 +225,58 @@ async fn a_deadlock_burns_no_attempt() {
     log.close().await;
 }
 
+/// Refused before it is sent where it goes through the context; found at the savepoint's release where it goes round it.
+#[tokio::test]
+async fn a_handler_that_ends_the_transaction_gets_a_clear_error_and_harms_no_neighbour() {
+    let log = TestLog::new().await;
+    sqlx::raw_sql(Seen::TABLE).execute(&log.pool).await.unwrap();
+    let consumer = Consumer::builder(&log.pool, "g")
+        .on(async |event: Counted, cx: &mut Context<'_>| -> Result<(), BoxError> {
+            Seen::note("m", &event, cx).await?;
+            match (event.key.as_str(), event.n) {
+                ("through", 2) => sqlx::raw_sql("commit").execute(&mut *cx).await.map(drop)?,
+                ("round", 2) => sqlx::raw_sql("commit").execute(cx.connection().await?).await.map(drop)?,
+                ("rolls", 2) => sqlx::raw_sql("rollback").execute(cx.connection().await?).await.map(drop)?,
+                _ => {}
+            }
+            Ok(())
+        })
+        .max_attempts(1)
+        .build()
+        .unwrap();
+    let keys = ["through", "round", "rolls", "a", "b", "c"];
+    emit_keys(&log, &keys, 4).await;
+    let running = Running::start(consumer);
+    // All but the three culprits; what a committed batch wrote is seen again.
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while log.number("select count(distinct (key, n)) from seen").await < 21
+        || log.number("select count(*) from event_box.parked where dead_at is not null").await < 3
+    {
+        assert!(tokio::time::Instant::now() < deadline, "{:?}", seen_by(&log.pool, "g").await);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    running.stop().await.unwrap();
+    let dead: Vec<(String, i64, String)> = sqlx::query_as(
+        "select p.partition_key, (payload ->> 'n')::bigint, error from event_box.parked p join event_box.events using (partition, sequence)
+         where dead_at is not null order by 1",
+    )
+    .fetch_all(&log.pool)
+    .await
+    .unwrap();
+    let of: Vec<_> = dead.iter().map(|(key, n, _)| (key.as_str(), *n)).collect();
+    assert_eq!(of, [("rolls", 2), ("round", 2), ("through", 2)]);
+    assert!(dead[2].2.contains("`commit` in a handler: the delivery's transaction is the consumer's"), "{dead:?}");
+    assert!(dead[..2].iter().all(|(_, _, error)| error.contains("ended the delivery's transaction")), "{dead:?}");
+    for (key, numbers) in seen_by(&log.pool, "g").await {
+        let mut once = numbers.clone();
+        once.dedup();
+        let expected: &[i64] = if keys[..3].contains(&key.as_str()) { &[1, 3, 4] } else { &[1, 2, 3, 4] };
+        let seen: Vec<_> = once.into_iter().filter(|n| expected.contains(n)).collect();
+        assert!(seen.ends_with(expected), "{key}: {numbers:?}");
+    }
+    log.close().await;
+}
+
 /// More writing handlers than a transaction may hold savepoints.
 #[tokio::test]
 async fn no_transaction_holds_more_than_fifty_savepoints() {

@@ -69,7 +69,7 @@ async fn batch(
         policy: &policy,
         shutdown: &CancellationToken::new(),
         limit,
-        verdicts: &HashMap::new(),
+        verdicts: &Verdicts::new(),
     };
     batch.run(connection, opened.0, &opened.1).await.unwrap()
 }

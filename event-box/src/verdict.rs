@@ -1,0 +1,31 @@
+use std::collections::HashMap;
+
+/// Events of a partition that cost a batch its connection, judged when the batch comes again.
+pub(crate) type Verdicts = HashMap<i64, Verdict>;
+
+/// What becomes of such an event.
+#[derive(Debug, Clone)]
+pub(crate) struct Verdict {
+    pub(crate) error: String,
+    /// It would do the same again.
+    pub(crate) rejected: bool,
+}
+
+impl Verdict {
+    pub(crate) fn timed_out(timeout: std::time::Duration) -> Self {
+        Self { error: format!("the handler took longer than its time-out of {timeout:?}"), rejected: false }
+    }
+
+    /// Where an error of ours says that the delivery's transaction, or our savepoint in it, is gone: nobody but the handler can have ended
+    /// it.
+    pub(crate) fn on_ended_transaction(error: &sqlx::Error) -> Option<Self> {
+        // no_active_sql_transaction, invalid_savepoint_specification
+        let code = error.as_database_error()?.code()?;
+        (code == "25P01" || code == "3B001").then(|| Self {
+            error: "the handler ended the delivery's transaction: what it and its neighbours wrote may be committed, though the \
+                    neighbours are delivered again; leave commit and rollback to the consumer, and use a savepoint of your own to undo"
+                .to_owned(),
+            rejected: true,
+        })
+    }
+}
