@@ -1,4 +1,8 @@
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::atomic::{AtomicI64, AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use sqlx::PgConnection;
 use tokio::time::Instant;
@@ -48,6 +52,15 @@ pub(crate) struct Batch<'a> {
     pub(crate) limit: usize,
     /// Events that an earlier try at this batch has already judged, with their errors.
     pub(crate) verdicts: &'a Verdicts,
+    /// What was run, for whoever asks after the batch has failed.
+    pub(crate) ran: &'a Ran,
+}
+
+/// How many events' handlers a batch has run, and the last of them.
+#[derive(Debug, Default)]
+pub(crate) struct Ran {
+    pub(crate) events: AtomicUsize,
+    pub(crate) last: AtomicI64,
 }
 
 /// What a batch came to.
@@ -61,6 +74,8 @@ pub(crate) struct Done {
     pub(crate) out_of_savepoints: bool,
     /// The other side is down; the batch ended before that event.
     pub(crate) unavailable: Option<String>,
+    /// Events whose verdicts were carried out.
+    pub(crate) judged: Vec<i64>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +85,9 @@ pub(crate) enum BatchError {
     /// The connection is in an unknown state and must be dropped; the rest of the batch is delivered again.
     #[error("event {sequence}: {}", verdict.error)]
     Verdict { sequence: i64, verdict: Verdict },
+    /// The server refused what the batch as a whole had written, at its commit at the latest: one of several events is to blame.
+    #[error("the batch was refused")]
+    Refused(#[source] sqlx::Error),
 }
 
 impl From<sqlx::Error> for BatchError {
@@ -144,7 +162,18 @@ impl Batch<'_> {
         let due = self.within(due).await?;
         let (mut cleared, mut keys) = (Vec::new(), Vec::new());
         for parked in due {
-            let key = parked.record.partition_key.clone();
+            let (sequence, key) = (parked.sequence, parked.partition_key.clone());
+            let Some(record) = parked.record else {
+                let group = self.partition.group;
+                tracing::error!(
+                    group,
+                    sequence,
+                    "a parked event is no longer in the log: it was deleted by hand, and is forgotten"
+                );
+                cleared.push(sequence);
+                keys.extend(key);
+                continue;
+            };
             if key.as_ref().is_some_and(|key| progress.blocked.contains(key)) {
                 continue;
             }
@@ -152,7 +181,7 @@ impl Batch<'_> {
                 break;
             }
             let fate = match parked.ready {
-                true => self.attempt(connection, &parked.record, parked.attempts, progress).await?,
+                true => self.attempt(connection, &record, parked.attempts, progress).await?,
                 false => {
                     progress.blocked.extend(key);
                     continue;
@@ -162,7 +191,7 @@ impl Batch<'_> {
             match fate {
                 Fate::Handled => {
                     progress.done.handled += 1;
-                    cleared.push(parked.record.sequence);
+                    cleared.push(sequence);
                     keys.extend(key);
                 }
                 Fate::Parked(parking) if parking.dead => {
@@ -247,6 +276,7 @@ impl Batch<'_> {
 
     fn must_end(&self, progress: &Progress) -> bool {
         !progress.savepoint.has_room()
+            || self.ran.events.load(Ordering::Relaxed) >= self.limit
             || self.shutdown.is_cancelled()
             || progress.started.elapsed() >= self.policy.batch_time
     }
@@ -263,8 +293,11 @@ impl Batch<'_> {
             return Ok(Fate::Parked(self.no_handler(record)));
         }
         if let Some(verdict) = self.verdicts.get(&record.sequence) {
+            progress.done.judged.push(record.sequence);
             return Ok(Fate::Parked(self.failed(record, attempts, verdict.error.clone(), verdict.rejected)));
         }
+        self.ran.events.fetch_add(1, Ordering::Relaxed);
+        self.ran.last.store(record.sequence, Ordering::Relaxed);
         let savepoint = &mut progress.savepoint;
         let delivery = Delivery {
             connection,
@@ -288,6 +321,10 @@ impl Batch<'_> {
             },
             Err(failure) => failure,
         };
+        if savepoint.is_lost() {
+            // The event is not to blame for what it was told.
+            return Err(sqlx::Error::Io(std::io::ErrorKind::ConnectionAborted.into()).into());
+        }
         self.within(savepoint.undo(connection)).await.map_err(judged)?;
         Ok(match failure {
             Failure::Retry(error) if progress.done.handled > 0 && is_conflict(&*error) => Fate::Conflict,
@@ -319,11 +356,11 @@ impl Batch<'_> {
     /// Another process of the group may know the topic: during a rolling deployment, the newer one.
     fn no_handler(&self, record: &Record) -> Parking {
         let (group, topic, sequence) = (self.partition.group, &record.topic, record.sequence);
-        tracing::warn!(
+        tracing::debug!(
             group,
             topic,
             sequence,
-            "the group reads a topic that has no handler here, its event waits for a process with one"
+            "there is no handler for this topic here, its event waits for a process with one"
         );
         Parking { reason: Reason::NoHandler, due_in: Some(Duration::ZERO), ..waiting(record) }
     }

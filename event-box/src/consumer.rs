@@ -1,6 +1,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use sqlx::PgConnection;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -8,6 +9,7 @@ use crate::{
     batch::Policy,
     check::{LogError, check},
     consumer_builder::{ConsumerBuilder, Empty},
+    deadline::within,
     event_box::EventBox,
     failure::chain,
     group::{self, Start},
@@ -15,7 +17,7 @@ use crate::{
     router::Dispatch,
     run_error::RunError,
     scheduler::Scheduler,
-    worker::Shared,
+    worker::{Held, Shared},
 };
 
 /// Gives a consumer group's events to its handlers. Any number of processes may run the same group: they share its work.
@@ -46,6 +48,9 @@ pub struct Consumer {
     pub(crate) dispatch: Arc<dyn Dispatch>,
     pub(crate) settings: Settings,
 }
+
+/// For statements outside of batches.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the builder was told.
 #[derive(Debug, Clone)]
@@ -78,6 +83,19 @@ impl Default for Settings {
     }
 }
 
+impl Settings {
+    /// "No limit", as people write it, in numbers that the database and the clock can bear.
+    pub(crate) fn clamp(&mut self) {
+        let fortnight = Duration::from_secs(14 * 24 * 60 * 60);
+        let policy = &mut self.policy;
+        policy.batch_size = policy.batch_size.min(100_000);
+        policy.batch_bytes = policy.batch_bytes.min(1 << 30);
+        for duration in [&mut policy.handler_timeout, &mut self.poll_interval, &mut self.shutdown_timeout] {
+            *duration = (*duration).min(fortnight);
+        }
+    }
+}
+
 impl Consumer {
     /// A consumer of the group `group` of a log: a pool, or an [`EventBox`] that several groups share.
     ///
@@ -101,11 +119,12 @@ impl Consumer {
         let Self { log, group, dispatch, settings } = self;
         tracing::info!(group, topics = ?dispatch.topics(), workers = settings.workers, "consuming");
         let pulse = log.pulse().join(log.pool(), log.schema(), settings.poll_interval);
-        let upkeep = tokio::spawn(upkeep(log.clone(), group.clone(), settings.retention, shutdown.clone()));
+        // Ends with this call, also where that is dropped.
+        let mut beside = JoinSet::new();
+        beside.spawn(upkeep(log.clone(), group.clone(), settings.retention, shutdown.clone()));
         let shared = Arc::new(Shared { log, group, dispatch, policy: settings.policy, shutdown });
         let scheduler = Scheduler::new(shared.clone(), pulse, settings.workers, settings.poll_interval);
         let ended = scheduler.run(settings.shutdown_timeout).await;
-        upkeep.abort();
         tracing::info!(group = shared.group, "stopped consuming");
         ended
     }
@@ -148,11 +167,14 @@ impl Consumer {
 
     async fn try_start(&self) -> Result<(), LogError> {
         let (schema, topics) = (self.log.schema(), self.dispatch.topics());
-        let mut connection = self.log.pool().acquire().await.map_err(LogError::Database)?;
-        check(&mut connection, schema).await?;
-        group::register(&mut connection, schema, &self.group, topics, self.settings.start)
+        let mut held = Held::acquire(self.log.pool()).await.map_err(LogError::Database)?;
+        let connection = held.connection().map_err(LogError::Database)?;
+        within(PATIENCE, async { Ok(check(connection, schema).await) }).await.map_err(LogError::Database)??;
+        within(PATIENCE, group::register(connection, schema, &self.group, topics, self.settings.start))
             .await
-            .map_err(|error| LogError::from_database(error, schema))
+            .map_err(|error| LogError::from_database(error, schema))?;
+        held.give_back();
+        Ok(())
     }
 }
 
@@ -181,14 +203,18 @@ async fn upkeep(log: EventBox, group: String, retention: Option<Duration>, shutd
     let mut warned_of = Vec::new();
     while shutdown.run_until_cancelled(minutes.tick()).await.is_some() {
         let kept = async {
-            let mut connection = log.pool().acquire().await?;
-            group::touch(&mut connection, log.schema(), &group).await?;
-            let Some(retention) = retention else { return Ok(()) };
-            let pruned = retention::prune_on(&mut connection, log.schema(), retention).await?;
-            if pruned.events > 0 {
-                tracing::debug!(events = pruned.events, "old events removed");
+            let mut held = Held::acquire(log.pool()).await?;
+            let connection = held.connection()?;
+            within(PATIENCE, group::touch(connection, log.schema(), &group)).await?;
+            if let Some(retention) = retention {
+                let pruned = retention::prune_on(connection, log.schema(), retention).await?;
+                if pruned.events > 0 {
+                    tracing::debug!(events = pruned.events, "old events removed");
+                }
+                within(PATIENCE, name_abandoned(connection, &log, retention, &mut warned_of)).await?;
             }
-            name_abandoned(&mut connection, &log, retention, &mut warned_of).await
+            held.give_back();
+            Ok(())
         };
         if let Err(error) = kept.await {
             let error: sqlx::Error = error;

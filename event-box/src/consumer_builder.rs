@@ -20,6 +20,9 @@ pub struct Empty;
 #[derive(Debug)]
 pub struct Routed;
 
+/// What a group needs beside its workers' connections: the poll, the listener, and upkeep.
+const SHARED_CONNECTIONS: usize = 3;
+
 type Routes<S> = BTreeMap<&'static str, Vec<Arc<dyn Route<S>>>>;
 
 /// Settings and handlers of a [`Consumer`]; made by [`Consumer::builder`].
@@ -64,7 +67,7 @@ pub enum BuildError {
     /// The pool is too small: workers would wait for each other's connections.
     #[error(
         "the pool allows {max_connections} connections, {workers} workers need {}: raise `max_connections`, or lower `.workers(..)`",
-        workers + 2
+        workers.saturating_add(SHARED_CONNECTIONS)
     )]
     PoolTooSmall {
         /// What the pool allows.
@@ -150,13 +153,13 @@ impl<S: Send + Sync + 'static, R> ConsumerBuilder<S, R> {
         self
     }
 
-    /// The most events one transaction delivers. Default: 1,000; 50 where handlers write SQL, as every event then holds a savepoint.
+    /// The most events one transaction delivers, up to 100,000. Default: 1,000; 50 where handlers write SQL, as every event then holds a savepoint.
     pub fn batch_size(mut self, events: usize) -> Self {
         self.settings.policy.batch_size = events;
         self
     }
 
-    /// Payload bytes after which no further event joins a batch; the first always does. Default: 8 MiB (8,388,608).
+    /// Payload bytes after which no further event joins a batch; the first always does. At most 1 GiB. Default: 8 MiB (8,388,608).
     pub fn batch_bytes(mut self, bytes: usize) -> Self {
         self.settings.policy.batch_bytes = bytes;
         self
@@ -205,7 +208,8 @@ impl<S: Send + Sync + 'static, R> ConsumerBuilder<S, R> {
     /// # Errors
     /// See [`BuildError`].
     pub fn build(self) -> Result<Consumer, BuildError> {
-        let Self { log, group, state, routes, settings, .. } = self;
+        let Self { log, group, state, routes, mut settings, .. } = self;
+        settings.clamp();
         if group.is_empty() || group.len() > 255 || group.contains('\0') {
             return Err(BuildError::GroupName { group });
         }
@@ -228,7 +232,7 @@ impl<S: Send + Sync + 'static, R> ConsumerBuilder<S, R> {
             return Err(BuildError::Zero { setting });
         }
         let max_connections = log.pool().options().get_max_connections();
-        if (max_connections as usize) < settings.workers + 2 {
+        if (max_connections as usize) < settings.workers.saturating_add(SHARED_CONNECTIONS) {
             return Err(BuildError::PoolTooSmall { max_connections, workers: settings.workers });
         }
         Ok(Consumer { log, group, dispatch: Arc::new(Router::new(state, routes)), settings })

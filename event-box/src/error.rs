@@ -3,7 +3,7 @@ use crate::schema::Schema;
 /// An error of any kind, as handlers return it.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Why an event was not emitted. Nothing of it is in the log.
+/// Why an event was not emitted. Nothing of it is in the log; but see [`Database`](Self::Database) for an emit on a pool.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EmitError {
@@ -68,7 +68,8 @@ pub enum EmitError {
         /// The name.
         name: String,
     },
-    /// The database refused or could not be reached; a transaction it happened in is aborted.
+    /// The database refused or could not be reached; a transaction it happened in is aborted. On a pool, where the connection was lost
+    /// after the statement was sent, the event may have been committed all the same.
     #[error("the event could not be written to the log")]
     Database(#[source] sqlx::Error),
 }

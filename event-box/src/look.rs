@@ -21,7 +21,8 @@ pub(crate) async fn look(
     topics: &[String],
 ) -> Result<Option<Look>, sqlx::Error> {
     // Planning takes three times as long as the generic plan does.
-    let begin = "begin isolation level read committed read only; set local plan_cache_mode = force_generic_plan; set local jit = off";
+    let begin = "begin isolation level read committed read only; set local plan_cache_mode = force_generic_plan; set local jit = off; \
+                 set local statement_timeout = 30000";
     let mut tx = connection.begin_with(begin).await?;
     let rows = sqlx::query_file!("src/look.sql", group, topics).fetch_all(schema.over(&mut *tx)).await?;
     tx.commit().await?;

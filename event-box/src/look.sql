@@ -40,8 +40,12 @@ left join lateral (
     cross join lateral (
         select count(*) as late_rows,
                coalesce(bool_or(e.topic = any(g.topics) and not pg_visible_in_snapshot(e.xid, c.snapshot)), false) as late
-        from event_box.events as e
-        where low < c.position and e.partition = c.partition and e.sequence > low and e.sequence <= c.position
+        -- Beyond a hundred there is nothing to decide: a batch goes through them.
+        from (
+            select topic, xid from event_box.events
+            where low < c.position and partition = c.partition and sequence > low and sequence <= c.position
+            order by sequence limit 101
+        ) as e
     ) as late
     left join lateral (
         select extract(epoch from p.due_at - statement_timestamp())::float8 as due

@@ -6,6 +6,7 @@ use crate::{
     claim::Partition,
     headers::Headers,
     record::Record,
+    retention::CENTURY,
     types::{RawJson, Timestamp},
 };
 
@@ -46,7 +47,10 @@ impl Reason {
 /// A parked event whose turn may have come.
 #[derive(Debug)]
 pub(crate) struct Parked {
-    pub(crate) record: Record,
+    pub(crate) sequence: i64,
+    pub(crate) partition_key: Option<String>,
+    /// Missing where somebody deleted it from the log.
+    pub(crate) record: Option<Record>,
     pub(crate) attempts: u32,
     /// Due and of a topic that is handled here; otherwise it only says that those behind it must wait.
     pub(crate) ready: bool,
@@ -81,16 +85,16 @@ impl Partition<'_> {
                    ) as follower
                ), page as (
                    select p.sequence, p.attempts, (p.due_at is null or p.due_at <= clock_timestamp()) and p.topic = any($3) as ready,
-                          e.id, e.topic, e.version, e.partition_key, e.payload, e.headers, e.emitted_at,
+                          p.partition_key, e.id, e.topic, e.version, e.payload, e.headers, e.emitted_at,
                           sum(pg_column_size(e.payload)) over (order by p.sequence rows between unbounded preceding and 1 preceding)
                               as bytes_before
                    from turn
                    join event_box.parked as p on p.group_name = $1 and p.partition = $2 and p.sequence = turn.sequence
-                   join event_box.events as e on e.partition = $2 and e.sequence = turn.sequence
+                   left join event_box.events as e on e.partition = $2 and e.sequence = turn.sequence
                )
-               select sequence as "sequence!", attempts as "attempts!", ready as "ready!", id as "id!", topic as "topic!",
-                      version as "version!", partition_key, payload as "payload!: RawJson", headers as "headers?: RawJson",
-                      emitted_at as "emitted_at!: Timestamp"
+               select sequence as "sequence!", attempts as "attempts!", ready as "ready!", id as "id?", topic as "topic?",
+                      version as "version?", partition_key, payload as "payload?: RawJson", headers as "headers?: RawJson",
+                      emitted_at as "emitted_at?: Timestamp"
                from page where coalesce(bytes_before, 0) < $5::bigint
                order by sequence limit $4"#,
             self.group,
@@ -102,18 +106,22 @@ impl Partition<'_> {
         .fetch_all(self.schema.over(connection))
         .await?;
         let parked = rows.into_iter().map(|row| Parked {
+            sequence: row.sequence,
             attempts: row.attempts as u32,
             ready: row.ready,
-            record: Record {
-                sequence: row.sequence,
-                id: row.id,
-                topic: row.topic,
-                version: row.version,
-                partition_key: row.partition_key,
-                payload: row.payload.0,
-                headers: row.headers.map(|json| Headers::from_json(&json.0)).unwrap_or_default(),
-                emitted_at: row.emitted_at.0,
-            },
+            record: row.id.zip(row.topic).zip(row.payload).zip(row.emitted_at).map(
+                |(((id, topic), payload), emitted_at)| Record {
+                    sequence: row.sequence,
+                    id,
+                    topic,
+                    version: row.version.unwrap_or(1),
+                    partition_key: row.partition_key.clone(),
+                    payload: payload.0,
+                    headers: row.headers.map(|json| Headers::from_json(&json.0)).unwrap_or_default(),
+                    emitted_at: emitted_at.0,
+                },
+            ),
+            partition_key: row.partition_key,
         });
         Ok(parked.collect())
     }
@@ -149,7 +157,7 @@ impl Partition<'_> {
             &parkings.iter().map(|parking| parking.attempts as i32).collect::<Vec<_>>(),
             // PostgreSQL's text holds no NUL.
             &column(|parking| parking.error.as_ref().map(|error| error.replace('\0', "\u{FFFD}"))) as _,
-            &parkings.iter().map(|parking| parking.due_in.map(|wait| wait.as_secs_f64())).collect::<Vec<_>>() as _,
+            &parkings.iter().map(|parking| parking.due_in.map(|wait| wait.min(CENTURY).as_secs_f64())).collect::<Vec<_>>() as _,
             &parkings.iter().map(|parking| parking.dead).collect::<Vec<_>>(),
         )
         .execute(self.schema.over(connection))

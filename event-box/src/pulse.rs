@@ -67,14 +67,14 @@ pub(crate) struct Pulse {
 }
 
 impl Pulse {
-    fn start(pool: &PgPool, schema: &Schema) -> Self {
+    fn start(pool: &PgPool, schema: &Schema, interval: Duration) -> Self {
         let (announce, server) = watch::channel(Server::Unknown);
         let (hints, _) = broadcast::channel(1024);
-        let interval_nanos = Arc::new(AtomicU64::new(u64::MAX));
-        let woken = Arc::new(Notify::new());
+        let interval_nanos = Arc::new(AtomicU64::new(interval.as_nanos() as u64));
+        let (woken, lost) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let mut tasks = JoinSet::new();
-        tasks.spawn(listen(pool.clone(), schema.clone(), hints.clone(), woken.clone()));
-        tasks.spawn(keep_polling(pool.clone(), schema.clone(), announce, interval_nanos.clone(), woken));
+        tasks.spawn(listen(pool.clone(), schema.clone(), hints.clone(), woken.clone(), lost.clone()));
+        tasks.spawn(keep_polling(pool.clone(), schema.clone(), announce, interval_nanos.clone(), woken, lost));
         Self { server, hints, interval_nanos, _tasks: tasks }
     }
 
@@ -95,7 +95,7 @@ impl SharedPulse {
     /// The shared pulse, polling at least as often as this.
     pub(crate) fn join(&self, pool: &PgPool, schema: &Schema, interval: Duration) -> Arc<Pulse> {
         let mut shared = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let pulse = shared.upgrade().unwrap_or_else(|| Arc::new(Pulse::start(pool, schema)));
+        let pulse = shared.upgrade().unwrap_or_else(|| Arc::new(Pulse::start(pool, schema, interval)));
         *shared = Arc::downgrade(&pulse);
         pulse.interval_nanos.fetch_min(interval.as_nanos() as u64, Ordering::Relaxed);
         pulse
@@ -108,6 +108,7 @@ async fn keep_polling(
     announce: watch::Sender<Server>,
     interval_nanos: Arc<AtomicU64>,
     woken: Arc<Notify>,
+    lost: Arc<Notify>,
 ) {
     let (mut epoch, mut reachable) = (0, true);
     let mut last: Option<Arc<Poll>> = None;
@@ -159,6 +160,8 @@ async fn keep_polling(
             }
         };
         connection.close_on_drop();
+        // A listener never sends, and would not notice that its server is gone.
+        lost.notify_one();
         epoch += 1;
         let standby = matches!(failure, Some(PollError::Standby));
         announce.send_replace(if standby { Server::Standby } else { Server::Unknown });
@@ -172,13 +175,14 @@ async fn keep_polling(
 }
 
 /// Losing the listener costs nothing but time: the poll finds what was not heard.
-async fn listen(pool: PgPool, schema: Schema, hints: broadcast::Sender<Hint>, woken: Arc<Notify>) {
+async fn listen(pool: PgPool, schema: Schema, hints: broadcast::Sender<Hint>, woken: Arc<Notify>, lost: Arc<Notify>) {
     let mut heard = true;
     loop {
-        let error = match listen_once(&pool, &schema, &hints, &woken, &mut heard).await {
-            Ok(()) => continue,
-            Err(error) => error,
+        let ended = tokio::select! {
+            ended = listen_once(&pool, &schema, &hints, &woken, &mut heard) => ended,
+            () = lost.notified() => Ok(()),
         };
+        let Err(error) = ended else { continue };
         if std::mem::take(&mut heard) {
             tracing::warn!(error = chain(&error), "notifications cannot be heard, events are found by polling");
         }

@@ -31,13 +31,13 @@ impl Ready {
         }
     }
 
-    /// An event was announced there: first in line.
+    /// An event was announced there.
     pub(crate) fn announce(&mut self, partition: i16) {
         let state = &mut self.states[partition as usize];
         match *state {
             State::Idle => {
                 *state = State::Queued;
-                self.queue.push_front(partition);
+                self.queue.push_back(partition);
             }
             State::Running => *state = State::RunningAgain,
             State::Queued | State::RunningAgain => {}
@@ -65,14 +65,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_partition_waits_once_and_announced_ones_first() {
+    fn each_partition_waits_once_in_the_order_of_asking() {
         let mut ready = Ready::default();
         ready.push(1);
         ready.push(2);
         ready.push(1);
         ready.announce(3);
         ready.announce(2);
-        assert_eq!([ready.pop(), ready.pop(), ready.pop(), ready.pop()], [Some(3), Some(1), Some(2), None]);
+        assert_eq!([ready.pop(), ready.pop(), ready.pop(), ready.pop()], [Some(1), Some(2), Some(3), None]);
     }
 
     #[test]

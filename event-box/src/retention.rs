@@ -6,7 +6,8 @@ use crate::{event_box::EventBox, group::lock_maintenance, schema::Schema};
 
 /// Rows examined in one transaction.
 const CHUNK: i64 = 1_000;
-const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+/// What PostgreSQL's intervals hold without trouble.
+pub(crate) const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// What a pruning removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -44,7 +45,6 @@ pub(crate) async fn prune_on(
     schema: &Schema,
     retention: Duration,
 ) -> Result<Pruned, sqlx::Error> {
-    // What PostgreSQL's intervals hold without trouble.
     let retention = retention.min(CENTURY);
     let mut pruned = Pruned::default();
     for partition in 0..64 {

@@ -9,6 +9,8 @@ pub(crate) struct Savepoint {
     open: bool,
     /// The event in hand has sent SQL.
     touched: bool,
+    /// The connection failed when a handler asked for it.
+    lost: bool,
     count: u32,
 }
 
@@ -18,11 +20,17 @@ impl Savepoint {
         self.open || self.count < MAX_SAVEPOINTS
     }
 
+    /// Whether the transaction is gone, whatever the handler made of it.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost
+    }
+
     /// Before the event in hand sends SQL.
     pub(crate) async fn touch(&mut self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         if !self.open {
+            self.lost = true;
             sqlx::raw_sql("savepoint event_box").execute(connection).await?;
-            self.open = true;
+            (self.lost, self.open) = (false, true);
             self.count += 1;
         }
         self.touched = true;

@@ -1,4 +1,8 @@
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use sqlx::{Postgres, pool::PoolConnection};
 use tokio::{
@@ -26,6 +30,8 @@ use crate::{
 
 /// A look is made at least this often, whatever the polls say.
 const LOOK_ANYWAY: Duration = Duration::from_secs(30);
+/// For this long after an announcement every move of the log is looked into at once.
+const HEARD: Duration = Duration::from_millis(20);
 
 /// Runs the batches of one group in this process: decides when to look for work, and hands partitions to at most so many workers.
 pub(crate) struct Scheduler {
@@ -39,6 +45,8 @@ pub(crate) struct Scheduler {
     connections: Vec<PoolConnection<Postgres>>,
     /// Events that cost a batch its connection, by partition.
     verdicts: HashMap<i16, Verdicts>,
+    /// Partitions whose batch the server refused as a whole: one event at a time, until the culprit is found.
+    narrowed: HashSet<i16>,
     limit: usize,
     /// The poll before the last look, where that found nothing at all.
     settled: Option<Arc<Poll>>,
@@ -46,9 +54,14 @@ pub(crate) struct Scheduler {
     looking: bool,
     look_wanted: bool,
     look_at: Instant,
+    looked_at: Instant,
+    /// When an event for this group was last announced.
+    heard_at: Instant,
     /// No batch and no look begins before this.
     not_before: Instant,
     troubles: u32,
+    /// The partition whose batch met the trouble; none where it was a look.
+    trouble_in: Option<i16>,
 }
 
 enum Finished {
@@ -69,13 +82,17 @@ impl Scheduler {
             tasks: JoinSet::new(),
             connections: Vec::new(),
             verdicts: HashMap::new(),
+            narrowed: HashSet::new(),
             settled: None,
             last_value: None,
             looking: false,
             look_wanted: true,
             look_at: now,
+            looked_at: now,
+            heard_at: now,
             not_before: now,
             troubles: 0,
+            trouble_in: None,
         }
     }
 
@@ -100,8 +117,8 @@ impl Scheduler {
         let (mut server, mut hints) = (self.pulse.server(), self.pulse.hints());
         let shutdown = self.shared.shutdown.clone();
         loop {
-            self.start_tasks(&server);
             let now = Instant::now();
+            self.start_tasks(now, &server);
             let wake_at = if now < self.not_before { self.not_before } else { self.look_at };
             tokio::select! {
                 biased;
@@ -114,6 +131,8 @@ impl Scheduler {
                     Ok(Finished::Look(poll, (connection, result))) => {
                         self.connections.extend(connection);
                         self.look_finished(poll, result)?;
+                        // What was polled meanwhile had nothing to be compared with.
+                        self.compare(&server)?;
                     }
                     // Handlers' panics are caught where they are called: this one is ours.
                     Err(error) => std::panic::resume_unwind(error.into_panic()),
@@ -125,8 +144,7 @@ impl Scheduler {
         }
     }
 
-    fn start_tasks(&mut self, server: &watch::Receiver<Server>) {
-        let now = Instant::now();
+    fn start_tasks(&mut self, now: Instant, server: &watch::Receiver<Server>) {
         if now < self.not_before {
             return;
         }
@@ -135,14 +153,17 @@ impl Scheduler {
             self.look_at = now + LOOK_ANYWAY;
         }
         while self.tasks.len() < self.workers {
-            if let Some(partition) = self.ready.pop() {
-                let (shared, connection, limit) = (self.shared.clone(), self.connections.pop(), self.limit);
+            // Busy partitions must not keep us from seeing the others.
+            let look_first = self.look_wanted && !self.looking && now >= self.looked_at + self.poll_interval;
+            if let Some(partition) = (!look_first).then(|| self.ready.pop()).flatten() {
+                let (shared, connection) = (self.shared.clone(), self.connections.pop());
+                let limit = if self.narrowed.contains(&partition) { 1 } else { self.limit };
                 let verdicts = self.verdicts.get(&partition).cloned().unwrap_or_default();
                 self.tasks.spawn(async move {
                     Finished::Batch(partition, shared.batch(connection, partition, limit, &verdicts).await)
                 });
             } else if self.look_wanted && !self.looking {
-                (self.look_wanted, self.looking) = (false, true);
+                (self.look_wanted, self.looking, self.looked_at) = (false, true, now);
                 let poll = match &*server.borrow() {
                     Server::Live(poll) => Some(poll.clone()),
                     Server::Unknown | Server::Standby => None,
@@ -158,7 +179,10 @@ impl Scheduler {
     fn hear(&mut self, hint: Result<Hint, broadcast::error::RecvError>) {
         match hint {
             Ok(hint) if !hint.concerns(self.shared.dispatch.topics()) => {}
-            Ok(Hint { partition: Some(partition), .. }) => self.ready.announce(partition),
+            Ok(Hint { partition: Some(partition), .. }) => {
+                self.heard_at = Instant::now();
+                self.ready.announce(partition);
+            }
             Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => self.look_wanted = true,
             // The pulse lives as long as we do.
             Err(broadcast::error::RecvError::Closed) => {}
@@ -172,12 +196,19 @@ impl Scheduler {
                 let moved = self.last_value.replace(poll.last_value) != Some(poll.last_value);
                 if moved || self.settled.as_ref().is_some_and(|settled| settled.is_outdated_by(poll)) {
                     self.settled = None;
-                    self.look_wanted = true;
+                    let now = Instant::now();
+                    if now < self.heard_at + HEARD {
+                        // Neighbours of what was announced.
+                        self.look_wanted = true;
+                    } else {
+                        // Most likely none of ours: a busy log must not keep an idle group looking.
+                        self.look_at = self.look_at.min(self.looked_at + self.poll_interval);
+                    }
                 }
                 Ok(())
             }
             Server::Unknown => {
-                self.settled = None;
+                (self.settled, self.last_value) = (None, None);
                 self.look_wanted = true;
                 Ok(())
             }
@@ -196,10 +227,12 @@ impl Scheduler {
             Ok(None) => return Err(self.group_removed()),
             Err(error) => {
                 self.settled = None;
-                return self.trouble(error);
+                return self.trouble(None, error);
             }
         };
-        self.recovered();
+        if look.partitions.is_empty() || self.trouble_in.is_none() {
+            self.recovered();
+        }
         let now = Instant::now();
         self.look_at = now + look.retry_in.map_or(LOOK_ANYWAY, |wait| wait.min(LOOK_ANYWAY));
         self.settled = if look.partitions.is_empty() { poll } else { None };
@@ -217,7 +250,12 @@ impl Scheduler {
         let mut more = false;
         match result {
             Ok(Some(done)) => {
-                self.verdicts.remove(&partition);
+                if let Some(verdicts) = self.verdicts.get_mut(&partition) {
+                    verdicts.retain(|sequence, _| done.more && !done.judged.contains(sequence));
+                }
+                if !done.more || !done.judged.is_empty() {
+                    self.narrowed.remove(&partition);
+                }
                 self.look_wanted = true;
                 self.limit =
                     if done.out_of_savepoints { MAX_SAVEPOINTS as usize } else { self.shared.policy.batch_size };
@@ -231,9 +269,10 @@ impl Scheduler {
                                 "what the handler depends on is down, the group backs off"
                             );
                         }
-                        self.back_off();
+                        self.back_off(Some(partition));
                     }
-                    None => self.recovered(),
+                    None if self.trouble_in == Some(partition) => self.recovered(),
+                    None => {}
                 }
             }
             // Another process works on it: looking again at once would spin.
@@ -242,13 +281,24 @@ impl Scheduler {
                 self.verdicts.entry(partition).or_default().insert(sequence, verdict);
                 more = true;
             }
+            Err(BatchError::Refused(error)) => {
+                let group = &self.shared.group;
+                tracing::warn!(
+                    group,
+                    partition,
+                    error = chain(&error),
+                    "a batch was refused, its events are tried one by one"
+                );
+                self.narrowed.insert(partition);
+                more = true;
+            }
             Err(BatchError::Read(ReadError::GroupRemoved)) => return Err(self.group_removed()),
             Err(BatchError::Read(ReadError::ForeignLog)) => {
                 return Err(RunError::Log(LogError::Foreign { schema: self.shared.log.schema().name().to_owned() }));
             }
             Err(BatchError::Read(ReadError::Database(error))) => {
                 more = true;
-                self.trouble(error)?;
+                self.trouble(Some(partition), error)?;
             }
         }
         self.settled = None;
@@ -261,7 +311,7 @@ impl Scheduler {
     }
 
     /// The database failed us. Backs off, or gives up where time will not mend it.
-    fn trouble(&mut self, error: sqlx::Error) -> Result<(), RunError> {
+    fn trouble(&mut self, partition: Option<i16>, error: sqlx::Error) -> Result<(), RunError> {
         let code = error.as_database_error().and_then(|error| error.code());
         // insufficient_privilege: a grant is missing.
         let lasting = is_missing_table(&error) || code.is_some_and(|code| code == "42501");
@@ -272,12 +322,13 @@ impl Scheduler {
             tracing::warn!(group = self.shared.group, error = chain(&error), "events cannot be delivered, trying on");
         }
         self.look_wanted = true;
-        self.back_off();
+        self.back_off(partition);
         Ok(())
     }
 
-    fn back_off(&mut self) {
+    fn back_off(&mut self, partition: Option<i16>) {
         self.troubles += 1;
+        self.trouble_in = partition;
         let backoff = Backoff::exponential(Duration::from_millis(100), 2.0, Duration::from_secs(30));
         self.not_before = Instant::now() + backoff.after(self.troubles);
     }

@@ -1,16 +1,21 @@
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
-use sqlx::{AssertSqlSafe, Connection, Postgres, SqlSafeStr, pool::PoolConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, Postgres, SqlSafeStr, pool::PoolConnection};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    batch::{Batch, BatchError, Done, Policy},
+    batch::{Batch, BatchError, Done, Policy, Ran},
     claim::{Partition, Session, open},
     deadline::within,
     event_box::EventBox,
+    failure::chain,
     look::{Look, look},
+    read::ReadError,
     router::Dispatch,
-    verdict::Verdicts,
+    verdict::{Verdict, Verdicts},
 };
 
 /// What every worker of a group needs.
@@ -26,6 +31,19 @@ pub(crate) struct Shared {
 pub(crate) struct Held(Option<PoolConnection<Postgres>>);
 
 impl Held {
+    pub(crate) async fn acquire(pool: &PgPool) -> Result<Self, sqlx::Error> {
+        Ok(Self(Some(pool.acquire().await?)))
+    }
+
+    pub(crate) fn connection(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
+        self.0.as_deref_mut().ok_or(sqlx::Error::PoolClosed)
+    }
+
+    /// It is as good as it was.
+    pub(crate) fn give_back(self) {
+        drop(self.into_inner());
+    }
+
     fn into_inner(mut self) -> Option<PoolConnection<Postgres>> {
         self.0.take()
     }
@@ -44,11 +62,10 @@ pub(crate) type Answer<T> = (Option<PoolConnection<Postgres>>, T);
 
 impl Shared {
     async fn connect(&self, kept: Option<PoolConnection<Postgres>>) -> Result<Held, sqlx::Error> {
-        let connection = match kept {
-            Some(connection) => connection,
-            None => self.log.pool().acquire().await?,
-        };
-        Ok(Held(Some(connection)))
+        match kept {
+            Some(connection) => Ok(Held(Some(connection))),
+            None => Held::acquire(self.log.pool()).await,
+        }
     }
 
     /// One look at the group's partitions.
@@ -60,7 +77,10 @@ impl Shared {
             Ok(held) => held,
             Err(error) => return (None, Err(error)),
         };
-        let Some(connection) = held.0.as_deref_mut() else { return (None, Err(sqlx::Error::PoolClosed)) };
+        let connection = match held.connection() {
+            Ok(connection) => connection,
+            Err(error) => return (None, Err(error)),
+        };
         let looked = look(connection, self.log.schema(), &self.group, self.dispatch.topics());
         match within(self.policy.statement_timeout(), looked).await {
             Ok(look) => (held.into_inner(), Ok(look)),
@@ -80,11 +100,12 @@ impl Shared {
             Ok(held) => held,
             Err(error) => return (None, Err(error.into())),
         };
-        let mut backend = None;
-        match self.deliver(&mut held, partition, limit, verdicts, &mut backend).await {
+        let (mut backend, ran) = (None, Ran::default());
+        match self.deliver(&mut held, partition, limit, verdicts, &ran, &mut backend).await {
             Ok(done) => (held.into_inner(), Ok(done)),
             Err(error) => {
                 drop(held);
+                let error = blame(error, &ran);
                 if let (BatchError::Verdict { .. }, Some(backend)) = (&error, backend) {
                     self.terminate(backend).await;
                 }
@@ -99,9 +120,10 @@ impl Shared {
         partition: i16,
         limit: usize,
         verdicts: &Verdicts,
+        ran: &Ran,
         backend: &mut Option<i32>,
     ) -> Result<Option<Done>, BatchError> {
-        let Some(connection) = held.0.as_deref_mut() else { return Err(sqlx::Error::PoolClosed.into()) };
+        let connection = held.connection()?;
         let schema = self.log.schema();
         let begin = AssertSqlSafe(self.begin()).into_sql_str();
         let mut tx = within(self.policy.statement_timeout(), connection.begin_with(begin)).await?;
@@ -114,6 +136,7 @@ impl Shared {
             shutdown: &self.shutdown,
             limit,
             verdicts,
+            ran,
         };
         let done = batch.run(&mut tx, opening, &session).await?;
         within(self.policy.statement_timeout(), tx.commit()).await?;
@@ -123,7 +146,8 @@ impl Shared {
     /// A worker whose host or network died frees its partition within a minute: the server ends a transaction that stands idle for longer
     /// than any handler may take, and a connection whose client stopped answering.
     fn begin(&self) -> String {
-        let statement = self.policy.handler_timeout.as_millis().max(1);
+        // Our own statements need time too; a handler that takes too long is ended by the client.
+        let statement = self.policy.handler_timeout.max(Duration::from_secs(30)).as_millis();
         let idle = (self.policy.handler_timeout + Duration::from_secs(15)).as_millis();
         format!(
             "begin isolation level read committed; set local statement_timeout = {statement}; \
@@ -138,5 +162,26 @@ impl Shared {
         if let Err(error) = within(self.policy.statement_timeout(), ended).await {
             tracing::warn!(%error, backend, "the statement of a handler that ran out of time could not be ended");
         }
+    }
+}
+
+/// Where the server refused what handlers wrote only after they had answered (a deferred constraint at the commit, a role without
+/// privileges), the event that ran alone is to blame; among several it is not known which.
+fn blame(error: BatchError, ran: &Ran) -> BatchError {
+    let BatchError::Read(ReadError::Database(error)) = error else { return error };
+    let code = error.as_database_error().and_then(|error| error.code());
+    // Connection, resources, operator, and transactions in each other's way.
+    let passing = |code: &str| ["08", "40", "53", "57"].iter().any(|class| code.starts_with(class));
+    match (code.as_deref(), ran.events.load(Ordering::Relaxed)) {
+        (None, _) | (_, 0) => error.into(),
+        (Some(code), _) if passing(code) => error.into(),
+        (_, 1) => BatchError::Verdict {
+            sequence: ran.last.load(Ordering::Relaxed),
+            verdict: Verdict {
+                error: format!("refused after the handler had answered: {}", chain(&error)),
+                rejected: false,
+            },
+        },
+        _ => BatchError::Refused(error),
     }
 }

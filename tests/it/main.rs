@@ -4,6 +4,7 @@ mod builds;
 mod consume;
 mod derive;
 mod emit;
+mod extremes;
 mod failures;
 mod late;
 mod migrations;

@@ -70,6 +70,7 @@ async fn batch(
         shutdown: &CancellationToken::new(),
         limit,
         verdicts: &Verdicts::new(),
+        ran: &Ran::default(),
     };
     batch.run(connection, opened.0, &opened.1).await.unwrap()
 }

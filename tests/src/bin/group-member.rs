@@ -32,7 +32,7 @@ async fn main() -> Result<(), BoxError> {
         return Err("usage: group-member <database url> <group> <member> <workers>".into());
     };
     let workers = workers.parse()?;
-    let pool = sqlx::postgres::PgPoolOptions::new().max_connections(workers as u32 + 2).connect(url).await?;
+    let pool = sqlx::postgres::PgPoolOptions::new().max_connections(workers as u32 + 3).connect(url).await?;
     let consumer = Consumer::builder(pool, group).state(member.clone()).workers(workers).on(note).on(add_up).build()?;
     Ok(consumer.run_until_signal().await?)
 }
