@@ -71,9 +71,7 @@ async fn a_group_from_now_begins_with_what_comes() {
     };
     let running = Running::start(build());
     // The group stands once it is there.
-    while log.number("select count(*) from event_box.cursors").await < 64 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    log.wait_until("select count(*) from event_box.cursors", 64).await;
     log.outbox.emit(&log.pool, &counted("k", 2)).await.unwrap();
     assert_eq!(next(&mut reports).await, 2);
     running.stop().await.unwrap();

@@ -45,11 +45,7 @@ async fn the_largest_settings_deliver() {
     }
     seen.sort_unstable();
     assert_eq!(seen, [3, 4, 5, 6, 7, 8, 9, 10]);
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    while log.number("select count(*) from event_box.parked where due_at > now() + interval '50 years'").await < 2 {
-        assert!(tokio::time::Instant::now() < deadline);
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    log.wait_until("select count(*) from event_box.parked where due_at > now() + interval '50 years'", 2).await;
     running.stop().await.unwrap();
     log.close().await;
 }
@@ -105,11 +101,7 @@ async fn a_parked_event_that_was_deleted_from_the_log_is_forgotten() {
     };
     log.outbox.emit_all(&log.pool, &[counted("k", 1), counted("k", 2)]).await.unwrap();
     let running = Running::start(consumer());
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    while log.number("select count(*) from event_box.parked").await < 2 {
-        assert!(tokio::time::Instant::now() < deadline);
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    log.wait_until("select count(*) from event_box.parked", 2).await;
     log.sql("delete from event_box.events where sequence = 1").await;
     wait_until_seen(&log.pool, "g", 1).await;
     running.stop().await.unwrap();

@@ -316,11 +316,7 @@ async fn an_event_without_a_handler_waits_for_a_process_that_has_one() {
     for n in 2..=5 {
         log.outbox.emit(&log.pool, &counted("k", n)).await.unwrap();
     }
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    while log.number("select count(*) from event_box.parked").await < 4 {
-        assert!(tokio::time::Instant::now() < deadline);
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    log.wait_until("select count(*) from event_box.parked", 4).await;
     let running = Running::start(newer());
     wait_until_seen(&log.pool, "g", 5).await;
     running.stop().await.unwrap();

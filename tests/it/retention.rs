@@ -83,11 +83,7 @@ async fn parked_events_keep_their_rows() {
     tally.consume(&log, "g", 3).await;
     let (sender, _reports) = mpsc::unbounded_channel();
     let running = Running::start(Consumer::builder(&log.pool, "g").state(sender).on(report).build().unwrap());
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    while log.number("select count(*) from event_box.parked").await < 3 {
-        assert!(tokio::time::Instant::now() < deadline);
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    log.wait_until("select count(*) from event_box.parked", 3).await;
     running.stop().await.unwrap();
     assert_eq!(prune(&log, NOW).await, 3);
     assert_eq!(log.number("select count(*) from event_box.events where partition_key = 'bad'").await, 3);
@@ -118,11 +114,7 @@ async fn consumers_prune_in_the_background() {
     let (sender, _reports) = mpsc::unbounded_channel();
     let consumer = Consumer::builder(&log.pool, "g").state(sender).on(report).retention(NOW).build().unwrap();
     let running = Running::start(consumer);
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    while log.number("select count(*) from event_box.events").await > 0 {
-        assert!(tokio::time::Instant::now() < deadline);
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    log.wait_until("select (count(*) = 0)::int::bigint from event_box.events", 1).await;
     running.stop().await.unwrap();
     log.close().await;
 }

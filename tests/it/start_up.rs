@@ -67,9 +67,7 @@ async fn another_clusters_log_is_refused() {
 async fn a_group_that_is_removed_while_it_runs_ends() {
     let log = TestLog::new().await;
     let running = Running::start(Consumer::builder(&log.pool, "g").on(ignore).build().unwrap());
-    while log.number("select count(*) from event_box.cursors").await < 64 {
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
+    log.wait_until("select count(*) from event_box.cursors", 64).await;
     assert!(event_box::remove_group(&log.pool, "g").await.unwrap());
     log.outbox.emit(&log.pool, &Counted { key: "k".to_owned(), n: 1 }).await.unwrap();
     let error = running.ended().await.unwrap_err();

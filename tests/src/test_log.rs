@@ -3,6 +3,8 @@ use event_box_dev::{Database, Server, ServerOptions};
 use sqlx::PgPool;
 use tokio::sync::OnceCell;
 
+use crate::PATIENCE;
+
 /// A database of its own with an event log in it, on one server for the whole process.
 #[derive(Debug)]
 pub struct TestLog {
@@ -44,6 +46,19 @@ impl TestLog {
     /// The one number that a query answers with.
     pub async fn number(&self, sql: &'static str) -> i64 {
         sqlx::query_scalar(sql).fetch_one(&self.pool).await.expect(sql)
+    }
+
+    /// Waits until the one number that a query answers with is at least this.
+    pub async fn wait_until(&self, sql: &'static str, at_least: i64) {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let number = self.number(sql).await;
+            if number >= at_least {
+                return;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "{sql}: {number} instead of {at_least}");
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
     }
 
     /// Drops the database.
