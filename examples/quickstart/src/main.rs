@@ -17,10 +17,11 @@ use anyhow::Context as _;
 use clap::Parser;
 use event_box::{Consumer, EventBox};
 use event_box_dev::Server;
+use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::{service::App, stopwatch::Stopwatch};
+use crate::{books::Books, customers::Sent, service::App, stopwatch::Stopwatch};
 
 /// A small order service on event-box that drives itself and checks its own books.
 #[derive(Debug, Parser)]
@@ -46,12 +47,15 @@ async fn main() -> anyhow::Result<ExitCode> {
     let server = tokio::task::spawn_blocking(Server::from_env_or_start).await??;
     let database = server.create_database("quickstart").await?;
     let shutdown = CancellationToken::new();
-    let done = tokio::select! {
-        done = run(&arguments, database.url(), shutdown.clone()) => done,
-        // The consumers stop by the token; the database and the server by their drop.
-        stopped = tokio::signal::ctrl_c() => stopped.map(|()| ExitCode::SUCCESS).context("Ctrl-C cannot be listened for"),
-    };
-    shutdown.cancel();
+    tokio::spawn({
+        let shutdown = shutdown.clone();
+        async move {
+            if tokio::signal::ctrl_c().await.is_ok() {
+                shutdown.cancel();
+            }
+        }
+    });
+    let done = run(&arguments, database.url(), shutdown).await;
     database.close().await?;
     done
 }
@@ -83,21 +87,32 @@ async fn run(arguments: &Arguments, url: &str, shutdown: CancellationToken) -> a
         }
     });
 
-    if arguments.serve {
+    let books = if arguments.serve {
         println!("listening on {address}, for example:\n");
         println!(
             "  curl -d '{{\"sku\":\"teapot\",\"quantity\":2}}' -H 'content-type: application/json' {address}/orders"
         );
         println!("  curl {address}/revenue\n\nthe database is {url}\nCtrl-C stops it");
-        running.await??;
-        return Ok(ExitCode::SUCCESS);
-    }
-
-    println!("the service listens on {address}, {} clients send {} orders …\n", arguments.clients, arguments.orders);
-    let sent = customers::send_orders(&address, arguments.orders, arguments.clients).await?;
-    let books = books::settle(&pool, Duration::from_secs(30)).await?;
+        shutdown.cancelled().await;
+        None
+    } else {
+        println!(
+            "the service listens on {address}, {} clients send {} orders …\n",
+            arguments.clients, arguments.orders
+        );
+        shutdown.run_until_cancelled(place_orders(arguments, &address, &pool)).await.transpose()?
+    };
     shutdown.cancel();
     running.await??;
-    books.print(&sent, &stopwatch);
-    Ok(if books.agree(&sent) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    pool.close().await;
+    let agree = books.is_none_or(|(sent, books)| {
+        books.print(&sent, &stopwatch);
+        books.agree(&sent)
+    });
+    Ok(if agree { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn place_orders(arguments: &Arguments, address: &str, pool: &PgPool) -> anyhow::Result<(Sent, Books)> {
+    let sent = customers::send_orders(address, arguments.orders, arguments.clients).await?;
+    Ok((sent, books::settle(pool, Duration::from_secs(30)).await?))
 }
