@@ -99,8 +99,9 @@ pub fn from_json<T: DeserializeOwned>(topic: &str, known: i16, stored: i16, payl
     serde_json::from_slice(payload).map_err(|source| {
         let mut document = serde_json::Deserializer::from_slice(payload);
         let path = match serde_path_to_error::deserialize::<_, T>(&mut document) {
-            Err(error) => error.path().to_string(),
-            Ok(_) => ".".to_owned(),
+            // `?` is its word for a document that broke off.
+            Err(error) if error.path().to_string() != "?" => error.path().to_string(),
+            _ => ".".to_owned(),
         };
         DecodeError::Payload { path, source }
     })

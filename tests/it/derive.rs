@@ -227,6 +227,9 @@ fn a_payload_that_does_not_fit_is_reported_with_its_path() {
     let error = OrderPlaced::decode("orders.placed", 1, br#"{"order_id":7}"#).unwrap_err();
     assert!(matches!(&error, DecodeError::Payload { path, .. } if path == "."), "{error:?}");
     assert!(error.source().unwrap().to_string().starts_with("missing field `lines`"), "{error:?}");
+
+    let error = OrderPlaced::decode("orders.placed", 1, b"{").unwrap_err();
+    assert!(matches!(&error, DecodeError::Payload { path, .. } if path == "."), "{error:?}");
 }
 
 #[test]
