@@ -165,14 +165,15 @@ impl<S: Send + Sync + 'static, R> ConsumerBuilder<S, R> {
         self
     }
 
-    /// How often the log is polled for what no notification announced, at the latest. Default: 100 ms. Groups that share an [`EventBox`]
+    /// How often the log is polled for what no notification announced, at the latest. Default: 100 ms; at most 14 days. Groups that share an [`EventBox`]
     /// poll as often as the most eager of them.
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.settings.poll_interval = interval;
         self
     }
 
-    /// How long an event's handlers may take, all together; then their work is undone, and it counts as a failed attempt. Default: 30 s.
+    /// How long an event's handlers may take, all together; then their work is undone, and it counts as a failed attempt. Default: 30 s;
+    /// at most 14 days.
     pub fn handler_timeout(mut self, timeout: Duration) -> Self {
         self.settings.policy.handler_timeout = timeout;
         self
@@ -190,7 +191,8 @@ impl<S: Send + Sync + 'static, R> ConsumerBuilder<S, R> {
         self
     }
 
-    /// How long running handlers may go on after shutdown was asked for; then they are rolled back. Default: 25 s.
+    /// How long running handlers may go on after shutdown was asked for; then they are rolled back. Default: 25 s; at most 14
+    /// days.
     pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
         self.settings.shutdown_timeout = timeout;
         self

@@ -14,7 +14,7 @@ use crate::{guard::Guarded, headers::Headers, record::Record, savepoint::Savepoi
 ///
 /// `&mut *cx` is an executor like `&mut *tx`: what a handler writes through it commits together with the group's cursor, so that in this
 /// database its effect happens exactly once. Events emitted through it are delivered after that commit. The transaction is the
-/// consumer's: commands that would end it are refused before they are sent; returning an error undoes what this event's handlers wrote, and
+/// consumer's: commands that would end it, or change its role, are refused before they are sent; returning an error undoes what this event's handlers wrote, and
 /// only that.
 ///
 /// Settings made local to the transaction (`set local`, `set_config(…, true)`) outlast the event and reach its neighbours of the batch.

@@ -10,7 +10,8 @@ static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 /// several processes at once, is safe.
 ///
 /// What was applied is recorded in a table of event-box's own (`event_box.migrations`), so that an application's migrations never
-/// collide with these. The same files can be applied by `sqlx migrate run --config <event-box>/sqlx.toml --database-url …`.
+/// collide with these. The same files can be applied by `sqlx migrate run --config
+/// <event-box>/sqlx.toml --source <event-box>/migrations --database-url …`.
 ///
 /// ```no_run
 /// # async fn start(pool: sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {

@@ -177,15 +177,16 @@ impl Scheduler {
     }
 
     fn hear(&mut self, hint: Result<Hint, broadcast::error::RecvError>) {
-        match hint {
-            Ok(hint) if !hint.concerns(self.shared.dispatch.topics()) => {}
-            Ok(Hint { partition: Some(partition), .. }) => {
-                self.heard_at = Instant::now();
-                self.ready.announce(partition);
-            }
-            Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => self.look_wanted = true,
-            // The pulse lives as long as we do.
-            Err(broadcast::error::RecvError::Closed) => {}
+        let partition = match hint {
+            Ok(hint) if hint.concerns(self.shared.dispatch.topics()) => hint.partition,
+            Err(broadcast::error::RecvError::Lagged(_)) => None,
+            // Not ours; and the pulse lives as long as we do.
+            Ok(_) | Err(broadcast::error::RecvError::Closed) => return,
+        };
+        self.heard_at = Instant::now();
+        match partition {
+            Some(partition) => self.ready.announce(partition),
+            None => self.look_wanted = true,
         }
     }
 

@@ -77,11 +77,7 @@ impl Shared {
             Ok(held) => held,
             Err(error) => return (None, Err(error)),
         };
-        let connection = match held.connection() {
-            Ok(connection) => connection,
-            Err(error) => return (None, Err(error)),
-        };
-        let looked = look(connection, self.log.schema(), &self.group, self.dispatch.topics());
+        let looked = async { look(held.connection()?, self.log.schema(), &self.group, self.dispatch.topics()).await };
         match within(self.policy.statement_timeout(), looked).await {
             Ok(look) => (held.into_inner(), Ok(look)),
             Err(error) => (None, Err(error)),
@@ -170,8 +166,8 @@ impl Shared {
 fn blame(error: BatchError, ran: &Ran) -> BatchError {
     let BatchError::Read(ReadError::Database(error)) = error else { return error };
     let code = error.as_database_error().and_then(|error| error.code());
-    // Connection, resources, operator, and transactions in each other's way.
-    let passing = |code: &str| ["08", "40", "53", "57"].iter().any(|class| code.starts_with(class));
+    // Connection, transactions in each other's way, resources, operator, the server's disk, the server's own bugs.
+    let passing = |code: &str| ["08", "40", "53", "57", "58", "XX"].iter().any(|class| code.starts_with(class));
     match (code.as_deref(), ran.events.load(Ordering::Relaxed)) {
         (None, _) | (_, 0) => error.into(),
         (Some(code), _) if passing(code) => error.into(),

@@ -21,6 +21,10 @@ async fn next<T>(reports: &mut mpsc::UnboundedReceiver<T>) -> T {
 
 type Reports<T> = mpsc::UnboundedSender<T>;
 
+async fn report_number(event: Counted, cx: &mut Context<'_, Reports<i64>>) -> Result<(), BoxError> {
+    Ok(cx.state().send(event.n)?)
+}
+
 #[tokio::test]
 async fn every_group_gets_every_event_of_its_topics() {
     let log = TestLog::new().await;
@@ -59,16 +63,8 @@ async fn a_group_from_now_begins_with_what_comes() {
     let log = TestLog::new().await;
     log.outbox.emit(&log.pool, &counted("k", 1)).await.unwrap();
     let (report, mut reports) = mpsc::unbounded_channel();
-    let build = || {
-        Consumer::builder(&log.pool, "late")
-            .state(report.clone())
-            .on(async |event: Counted, cx: &mut Context<'_, Reports<i64>>| -> Result<(), BoxError> {
-                Ok(cx.state().send(event.n)?)
-            })
-            .from_now()
-            .build()
-            .unwrap()
-    };
+    let build =
+        || Consumer::builder(&log.pool, "late").state(report.clone()).on(report_number).from_now().build().unwrap();
     let running = Running::start(build());
     // The group stands once it is there.
     log.wait_until("select count(*) from event_box.cursors", 64).await;
@@ -234,9 +230,7 @@ async fn a_commit_wakes_its_handler() {
     let (report, mut reports) = mpsc::unbounded_channel();
     let consumer = Consumer::builder(&log.pool, "g")
         .state(report)
-        .on(async |event: Counted, cx: &mut Context<'_, Reports<i64>>| -> Result<(), BoxError> {
-            Ok(cx.state().send(event.n)?)
-        })
+        .on(report_number)
         .on(async |event: Noted, cx: &mut Context<'_, Reports<i64>>| -> Result<(), BoxError> {
             Ok(cx.state().send(event.text.parse()?)?)
         })
@@ -259,13 +253,7 @@ async fn a_commit_wakes_its_handler() {
 async fn what_nobody_announces_is_found_by_the_poll() {
     let log = TestLog::new().await;
     let (report, mut reports) = mpsc::unbounded_channel();
-    let consumer = Consumer::builder(&log.pool, "g")
-        .state(report)
-        .on(async |event: Counted, cx: &mut Context<'_, Reports<i64>>| -> Result<(), BoxError> {
-            Ok(cx.state().send(event.n)?)
-        })
-        .build()
-        .unwrap();
+    let consumer = Consumer::builder(&log.pool, "g").state(report).on(report_number).build().unwrap();
     let running = Running::start(consumer);
     let quiet = log.outbox.clone().notify(false);
     for n in 1..=5 {
@@ -286,14 +274,7 @@ async fn topics_that_the_group_does_not_read_are_passed_over() {
         log.outbox.emit_all(&log.pool, &noise).await.unwrap();
         log.outbox.emit(&log.pool, &counted("k", n)).await.unwrap();
     }
-    let consumer = Consumer::builder(&log.pool, "g")
-        .state(report)
-        .on(async |event: Counted, cx: &mut Context<'_, Reports<i64>>| -> Result<(), BoxError> {
-            Ok(cx.state().send(event.n)?)
-        })
-        .batch_size(100)
-        .build()
-        .unwrap();
+    let consumer = Consumer::builder(&log.pool, "g").state(report).on(report_number).batch_size(100).build().unwrap();
     let running = Running::start(consumer);
     for n in 1..=3 {
         assert_eq!(next(&mut reports).await, n);

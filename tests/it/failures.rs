@@ -248,13 +248,8 @@ async fn a_handler_that_ends_the_transaction_gets_a_clear_error_and_harms_no_nei
     emit_keys(&log, &keys, 4).await;
     let running = Running::start(consumer);
     // All but the three culprits; what a committed batch wrote is seen again.
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    while log.number("select count(distinct (key, n)) from seen").await < 21
-        || log.number("select count(*) from event_box.parked where dead_at is not null").await < 3
-    {
-        assert!(tokio::time::Instant::now() < deadline, "{:?}", seen_by(&log.pool, "g").await);
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    log.wait_until("select count(distinct (key, n)) from seen", 21).await;
+    log.wait_until("select count(*) from event_box.parked where dead_at is not null", 3).await;
     running.stop().await.unwrap();
     let dead: Vec<(String, i64, String)> = sqlx::query_as(
         "select p.partition_key, (payload ->> 'n')::bigint, error from event_box.parked p join event_box.events using (partition, sequence)

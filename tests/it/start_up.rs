@@ -95,3 +95,50 @@ async fn what_cannot_work_is_refused_when_it_is_built() {
     assert!(matches!(error, BuildError::Zero { setting: "batch_size" }), "{error:?}");
     log.close().await;
 }
+
+/// The privileges that docs/operations.md names are enough to make a group, handle, park, retry and prune.
+#[tokio::test]
+async fn a_consuming_role_needs_no_more_than_is_documented() {
+    let log = TestLog::new().await;
+    let role = format!("consumer_{}", uuid::Uuid::now_v7().simple());
+    let documented = include_str!("../../docs/operations.md");
+    let (_, grants) = documented.split_once("-- A role that consumes.").unwrap();
+    let grants = grants.split_once("```").unwrap().0.replace("to consumer;", &format!("to {role};"));
+    let sql =
+        format!("create role {role}; {grants} create table effects (n bigint); grant insert on effects to {role}");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&log.pool).await.unwrap();
+    let become_role = format!("set role {role}");
+    let pool = sqlx::postgres::PgPoolOptions::new()
+        .max_connections(10)
+        .after_connect(move |connection, _| {
+            let become_role = sqlx::AssertSqlSafe(become_role.clone());
+            Box::pin(async move { sqlx::raw_sql(become_role).execute(connection).await.map(drop) })
+        })
+        .connect(log.url())
+        .await
+        .unwrap();
+    let consumer = Consumer::builder(&pool, "g")
+        .on(async |event: Counted, cx: &mut Context<'_>| -> Result<(), BoxError> {
+            if event.n == 1 && cx.attempt() == 1 {
+                return Err("once".into());
+            }
+            sqlx::query("insert into effects values ($1)").bind(event.n).execute(cx).await?;
+            Ok(())
+        })
+        .backoff(event_box::Backoff::fixed(std::time::Duration::from_millis(10)))
+        .from_now()
+        .build()
+        .unwrap();
+    let running = Running::start(consumer);
+    log.wait_until("select count(*) from event_box.cursors", 64).await;
+    let events: Vec<_> = (1..=5).map(|n| Counted { key: "k".to_owned(), n }).collect();
+    log.outbox.emit_all(&log.pool, &events).await.unwrap();
+    log.wait_until("select count(*) from effects", 5).await;
+    running.stop().await.unwrap();
+    let pruned = event_box::prune(&pool, std::time::Duration::ZERO).await.unwrap();
+    assert_eq!(pruned.events, 5);
+    pool.close().await;
+    let undo = format!("drop owned by {role}; drop role {role}");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(undo)).execute(&log.pool).await.unwrap();
+    log.close().await;
+}

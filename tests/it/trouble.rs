@@ -11,7 +11,8 @@ async fn note(event: Counted, cx: &mut Context<'_>) -> Result<(), BoxError> {
 
 /// A server of the test's own, which it may stop and kill.
 async fn server() -> Server {
-    let start = || Server::start(&ServerOptions::new().setting("fsync", "off"));
+    // Autovacuum would take transaction ids of its own.
+    let start = || Server::start(&ServerOptions::new().setting("fsync", "off").setting("autovacuum", "off"));
     tokio::task::spawn_blocking(start).await.unwrap().expect("a PostgreSQL of the test's own")
 }
 
@@ -110,6 +111,49 @@ async fn a_consumer_waits_for_a_server_that_is_not_there_yet() {
     wait_until_seen(&lazy, 1).await;
     running.stop().await.unwrap();
     lazy.close().await;
+    pool.close().await;
+    database.close().await.unwrap();
+}
+
+/// On a server of its own, where nobody else takes transaction ids: idle groups poll and look, and take none.
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_groups_take_no_transaction_id() {
+    let server = server().await;
+    let database = server.create_database("idle").await.unwrap();
+    let pool = database.pool(20).await.unwrap();
+    event_box::migrate(&pool).await.unwrap();
+    sqlx::raw_sql(Seen::TABLE).execute(&pool).await.unwrap();
+    let log = event_box::EventBox::new(pool.clone());
+    let interval = Duration::from_millis(10);
+    let start =
+        |group: &str| Running::start(Consumer::builder(&log, group).on(note).poll_interval(interval).build().unwrap());
+    let running = [start("one"), start("two")];
+    emit(&pool, 1).await;
+    wait_until_seen(&pool, 2).await;
+    let number = async |sql: &'static str| sqlx::query_scalar::<_, i64>(sql).fetch_one(&pool).await.unwrap();
+    let next_xid = "select pg_snapshot_xmax(pg_current_snapshot())::text::bigint";
+    // What a backend did is counted a second later at most, and once it is idle.
+    let transactions = "select xact_commit from pg_stat_database where datname = current_database()";
+    let wait_for_more = async |more: i64| {
+        let (from, deadline) = (number(transactions).await, tokio::time::Instant::now() + PATIENCE);
+        while number(transactions).await < from + more {
+            assert!(tokio::time::Instant::now() < deadline);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    // Until both have settled.
+    wait_for_more(200).await;
+    let before = number(next_xid).await;
+    wait_for_more(400).await;
+    assert_eq!(number(next_xid).await, before);
+    // A moved sequence makes both look, and find nothing.
+    number("select nextval('event_box.events_sequence_seq')").await;
+    let moved = number(next_xid).await;
+    wait_for_more(400).await;
+    assert_eq!(number(next_xid).await, moved);
+    for running in running {
+        running.stop().await.unwrap();
+    }
     pool.close().await;
     database.close().await.unwrap();
 }
