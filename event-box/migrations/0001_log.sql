@@ -15,6 +15,8 @@ create table event_box.events (
     headers       json        constraint headers_object check (json_typeof(headers) = 'object'),
     -- Stable, not volatile: a volatile default makes COPY insert row by row.
     emitted_at    timestamptz not null default statement_timestamp(),
+    -- Set where a person's data was erased from payload and headers: the event is passed over from then on.
+    erased_at     timestamptz,
     primary key (partition, sequence)
 );
 
@@ -24,6 +26,10 @@ alter table event_box.events alter column payload set storage external;
 create table event_box.consumer_groups (
     name       text        primary key constraint name_length check (octet_length(name) between 1 and 255),
     topics     text[]      not null,
+    mode       text        not null default 'transactional'
+                           constraint mode_known check (mode in ('transactional', 'all_or_nothing', 'concurrent')),
+    -- Since when nothing is delivered to it.
+    paused_at  timestamptz,
     created_at timestamptz not null default now(),
     seen_at    timestamptz not null default now()
 );
@@ -40,6 +46,8 @@ create table event_box.cursors (
     mark_xid    xid8        not null default '0',
     target      pg_snapshot,
     reached     bigint      not null default 0,
+    -- Events that still go one a transaction, because a process died with their batch in hand.
+    careful     integer     not null default 0,
     advanced_at timestamptz not null default now(),
     primary key (group_name, partition)
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
@@ -55,18 +63,54 @@ create table event_box.parked (
     reason          text        not null constraint reason_known check (reason in ('failed', 'waiting', 'snoozed', 'no_handler')),
     -- Failed attempts so far.
     attempts        integer     not null default 0,
+    -- Processes that died of it.
+    deaths          integer     not null default 0,
     error           text,
     parked_at       timestamptz not null default now(),
     first_failed_at timestamptz,
     last_failed_at  timestamptz,
-    -- When it is tried next; null while it waits behind another of its key, and once it is dead.
+    -- When it is tried next; null while it waits behind another of its key or for a process with a handler, and once it is dead.
     due_at          timestamptz,
     dead_at         timestamptz,
+    -- Dead, and its key waits until a person decides.
+    holds_key       boolean     not null default false,
+    -- Later events of its key wait behind it.
+    blocks          boolean     not null generated always as (dead_at is null or holds_key) stored,
+    -- What a person put in the place of the log's.
+    payload         json,
     primary key (group_name, partition, sequence)
 );
 
-create index parked_key on event_box.parked (group_name, partition, partition_key, sequence) where dead_at is null;
+create index parked_key on event_box.parked (group_name, partition, partition_key, sequence) where blocks;
 create index parked_due on event_box.parked (group_name, partition, due_at) where due_at is not null;
+create index parked_no_handler on event_box.parked (group_name, partition, topic) where reason = 'no_handler';
+create index parked_dead on event_box.parked (group_name, dead_at) where dead_at is not null;
+
+-- Events that were begun alone, after a process had died with others in hand: what stands here unfinished names the event that kills.
+create table event_box.starts (
+    group_name text     not null,
+    partition  smallint not null,
+    sequence   bigint   not null,
+    -- The process that began it.
+    instance   uuid     not null,
+    -- When another process first found it unfinished: one that lives and lost its connection has some seconds to take it back.
+    noticed_at timestamptz,
+    primary key (group_name, partition, sequence)
+);
+
+-- What people, and event-box in their stead, did to groups and events.
+create table event_box.interventions (
+    id            bigint      generated always as identity primary key,
+    at            timestamptz not null default clock_timestamp(),
+    actor         text        not null,
+    action        text        not null,
+    group_name    text,
+    sequence      bigint,
+    event_id      uuid,
+    topic         text,
+    partition_key text,
+    detail        text
+);
 
 -- Emits from triggers, psql and other languages. Returns the event's id: the one given, or a new UUIDv7.
 create function event_box.emit(

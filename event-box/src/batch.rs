@@ -362,7 +362,7 @@ impl Batch<'_> {
             sequence,
             "there is no handler for this topic here, its event waits for a process with one"
         );
-        Parking { reason: Reason::NoHandler, due_in: Some(Duration::ZERO), ..waiting(record) }
+        Parking { reason: Reason::NoHandler, ..waiting(record) }
     }
 }
 
@@ -373,9 +373,11 @@ fn waiting(record: &Record) -> Parking {
         partition_key: record.partition_key.clone(),
         reason: Reason::Waiting,
         attempts: 0,
+        deaths: 0,
         error: None,
         due_in: None,
         dead: false,
+        holds_key: false,
     }
 }
 

@@ -1,6 +1,6 @@
 use sqlx::{Connection, PgConnection};
 
-use crate::{event_box::EventBox, schema::Schema};
+use crate::{event_box::EventBox, intervention::Intervention, schema::Schema};
 
 /// Where a group that is new starts to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +52,13 @@ pub(crate) async fn register(
                 )
                 .execute(schema.over(&mut *tx))
                 .await?;
+                for topic in &added {
+                    let (action, topic) = ("add_topic", Some(topic.as_str()));
+                    let detail = Some("a consumer that handles it started".to_owned());
+                    Intervention { actor: None, action, group: Some(group), topic, detail }
+                        .record(&mut tx, schema)
+                        .await?;
+                }
                 touch_sequence(&mut tx, schema).await?;
                 tracing::info!(group, ?added, "the group reads more topics from now on");
             }

@@ -60,6 +60,7 @@ mod check;
 mod claim;
 mod consumer;
 mod consumer_builder;
+mod consumer_group;
 mod context;
 mod copy;
 mod cursor;
@@ -73,6 +74,7 @@ mod group;
 mod guard;
 mod handler;
 mod headers;
+mod intervention;
 mod look;
 mod migrate;
 mod notify;
@@ -105,6 +107,7 @@ pub use crate::{
     check::LogError,
     consumer::Consumer,
     consumer_builder::{BuildError, ConsumerBuilder, Empty, Routed},
+    consumer_group::{ConsumerGroup, GroupError},
     context::Context,
     emit::Emit,
     error::{BoxError, EmitError},

@@ -9,6 +9,8 @@ use crate::schema::Schema;
 pub(crate) struct Look {
     /// Partitions worth a claim, least recently advanced first.
     pub(crate) partitions: Vec<i16>,
+    /// Nothing may be delivered to the group.
+    pub(crate) paused: bool,
     /// When the earliest retry falls due.
     pub(crate) retry_in: Option<Duration>,
 }
@@ -31,6 +33,7 @@ pub(crate) async fn look(
     }
     let mut look = Look::default();
     for row in rows {
+        look.paused = row.paused;
         let Some(partition) = row.partition else { continue };
         let due = row.due_in_seconds.is_some_and(|seconds| seconds <= 0.0);
         if row.work == Some(true) || row.tidy == Some(true) || due {

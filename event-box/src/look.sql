@@ -2,7 +2,8 @@
 -- A single row of nulls where none has; no row at all where there is no such group.
 -- (`offset 0` keeps the planner from evaluating a lateral expression once for each of its uses.)
 with now as materialized (select pg_current_snapshot() as s)
-select found.partition as "partition?", found.work as "work?", found.tidy as "tidy?", found.due as "due_in_seconds?"
+select found.partition as "partition?", found.work as "work?", found.tidy as "tidy?", found.due as "due_in_seconds?",
+       g.paused_at is not null as "paused!"
 from event_box.consumer_groups as g
 left join lateral (
     select c.partition, c.advanced_at, due,
@@ -48,17 +49,30 @@ left join lateral (
         ) as e
     ) as late
     left join lateral (
-        select extract(epoch from p.due_at - statement_timestamp())::float8 as due
-        from event_box.parked as p
-        where p.group_name = g.name and p.partition = c.partition and p.due_at is not null and p.topic = any($2::text[])
-          and (p.partition_key is null or not exists (
-              select from event_box.parked as before
-              where before.group_name = p.group_name and before.partition = p.partition
-                and before.partition_key = p.partition_key and before.sequence < p.sequence and before.dead_at is null))
-        order by p.due_at
-        limit 1
+        select min(seconds) as due
+        from (
+            (select extract(epoch from p.due_at - statement_timestamp())::float8
+             from event_box.parked as p
+             where p.group_name = g.name and p.partition = c.partition and p.due_at is not null and p.topic = any($2::text[])
+               and (p.partition_key is null or not exists (
+                   select from event_box.parked as before
+                   where before.group_name = p.group_name and before.partition = p.partition
+                     and before.partition_key = p.partition_key and before.sequence < p.sequence and before.blocks))
+             order by p.due_at
+             limit 1)
+            union all
+            -- Parked by a process without a handler for it: due wherever there is one.
+            (select 0
+             from event_box.parked as p
+             where p.group_name = g.name and p.partition = c.partition and p.reason = 'no_handler' and p.topic = any($2::text[])
+               and (p.partition_key is null or not exists (
+                   select from event_box.parked as before
+                   where before.group_name = p.group_name and before.partition = p.partition
+                     and before.partition_key = p.partition_key and before.sequence < p.sequence and before.blocks))
+             limit 1)
+        ) as retries (seconds)
     ) as due on true
-    where c.group_name = g.name and (c.target is not null or fresh or late or late_rows > 100 or foreign_rows > 0 or due is not null)
+    where c.group_name = g.name and g.paused_at is null and (c.target is not null or fresh or late or late_rows > 100 or foreign_rows > 0 or due is not null)
 ) as found on true
 where g.name = $1
 order by found.advanced_at

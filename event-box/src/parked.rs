@@ -19,10 +19,14 @@ pub(crate) struct Parking {
     pub(crate) reason: Reason,
     /// Failed attempts so far.
     pub(crate) attempts: u32,
+    /// Processes that died of it.
+    pub(crate) deaths: u32,
     pub(crate) error: Option<String>,
-    /// When it is tried next; `None` where it waits behind another, or is dead.
+    /// When it is tried next; `None` where it waits behind another or for a process with a handler, or is dead.
     pub(crate) due_in: Option<Duration>,
     pub(crate) dead: bool,
+    /// Dead, and its key waits until a person decides.
+    pub(crate) holds_key: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +56,7 @@ pub(crate) struct Parked {
     /// Missing where somebody deleted it from the log.
     pub(crate) record: Option<Record>,
     pub(crate) attempts: u32,
+    pub(crate) deaths: u32,
     /// Due and of a topic that is handled here; otherwise it only says that those behind it must wait.
     pub(crate) ready: bool,
 }
@@ -67,12 +72,23 @@ impl Partition<'_> {
     ) -> Result<Vec<Parked>, sqlx::Error> {
         let rows = sqlx::query!(
             r#"with heads as (
-                   select sequence, partition_key from event_box.parked as p
-                   where group_name = $1 and partition = $2 and due_at <= clock_timestamp() and topic = any($3::text[])
-                     and (partition_key is null or not exists (
-                         select from event_box.parked as before
-                         where before.group_name = $1 and before.partition = $2 and before.partition_key = p.partition_key
-                           and before.sequence < p.sequence and before.dead_at is null))
+                   select sequence, partition_key from (
+                       (select sequence, partition_key, due_at from event_box.parked as p
+                        where group_name = $1 and partition = $2 and due_at <= clock_timestamp() and topic = any($3::text[])
+                        and (partition_key is null or not exists (
+                            select from event_box.parked as before
+                            where before.group_name = $1 and before.partition = $2 and before.partition_key = p.partition_key
+                              and before.sequence < p.sequence and before.blocks))
+                        order by due_at limit $4)
+                       union all
+                       (select sequence, partition_key, parked_at from event_box.parked as p
+                        where group_name = $1 and partition = $2 and reason = 'no_handler' and topic = any($3::text[])
+                        and (partition_key is null or not exists (
+                            select from event_box.parked as before
+                            where before.group_name = $1 and before.partition = $2 and before.partition_key = p.partition_key
+                              and before.sequence < p.sequence and before.blocks))
+                        limit $4)
+                   ) as candidates
                    order by due_at limit $4
                ), turn as (
                    select sequence from heads
@@ -80,21 +96,22 @@ impl Partition<'_> {
                    select follower.sequence from heads cross join lateral (
                        select sequence from event_box.parked
                        where group_name = $1 and partition = $2 and partition_key = heads.partition_key
-                         and sequence > heads.sequence and dead_at is null
+                         and sequence > heads.sequence and blocks
                        order by sequence limit 100
                    ) as follower
                ), page as (
-                   select p.sequence, p.attempts, (p.due_at is null or p.due_at <= clock_timestamp()) and p.topic = any($3) as ready,
-                          p.partition_key, e.id, e.topic, e.version, e.payload, e.headers, e.emitted_at,
-                          sum(pg_column_size(e.payload)) over (order by p.sequence rows between unbounded preceding and 1 preceding)
-                              as bytes_before
+                   select p.sequence, p.attempts, p.deaths, p.partition_key,
+                          p.dead_at is null and (p.due_at is null or p.due_at <= clock_timestamp()) and p.topic = any($3) as ready,
+                          e.id, e.topic, e.version, coalesce(p.payload, e.payload) as payload, e.headers, e.emitted_at,
+                          sum(pg_column_size(coalesce(p.payload, e.payload)))
+                              over (order by p.sequence rows between unbounded preceding and 1 preceding) as bytes_before
                    from turn
                    join event_box.parked as p on p.group_name = $1 and p.partition = $2 and p.sequence = turn.sequence
                    left join event_box.events as e on e.partition = $2 and e.sequence = turn.sequence
                )
-               select sequence as "sequence!", attempts as "attempts!", ready as "ready!", id as "id?", topic as "topic?",
-                      version as "version?", partition_key, payload as "payload?: RawJson", headers as "headers?: RawJson",
-                      emitted_at as "emitted_at?: Timestamp"
+               select sequence as "sequence!", attempts as "attempts!", deaths as "deaths!", ready as "ready!", id as "id?",
+                      topic as "topic?", version as "version?", partition_key, payload as "payload?: RawJson",
+                      headers as "headers?: RawJson", emitted_at as "emitted_at?: Timestamp"
                from page where coalesce(bytes_before, 0) < $5::bigint
                order by sequence limit $4"#,
             self.group,
@@ -108,6 +125,7 @@ impl Partition<'_> {
         let parked = rows.into_iter().map(|row| Parked {
             sequence: row.sequence,
             attempts: row.attempts as u32,
+            deaths: row.deaths as u32,
             ready: row.ready,
             record: row.id.zip(row.topic).zip(row.payload).zip(row.emitted_at).map(
                 |(((id, topic), payload), emitted_at)| Record {
@@ -134,20 +152,21 @@ impl Partition<'_> {
         let column = |of: fn(&Parking) -> Option<String>| parkings.iter().map(of).collect::<Vec<_>>();
         sqlx::query!(
             r#"insert into event_box.parked as p
-                   (group_name, partition, sequence, topic, partition_key, reason, attempts, error,
-                    first_failed_at, last_failed_at, due_at, dead_at)
-               select $1, $2, sequence, topic, partition_key, reason, attempts, error,
+                   (group_name, partition, sequence, topic, partition_key, reason, attempts, deaths, error,
+                    first_failed_at, last_failed_at, due_at, dead_at, holds_key)
+               select $1, $2, sequence, topic, partition_key, reason, attempts, deaths, error,
                       case when reason = 'failed' then clock_timestamp() end,
                       case when reason = 'failed' then clock_timestamp() end,
                       clock_timestamp() + due_in * interval '1 second',
-                      case when dead then clock_timestamp() end
-               from unnest($3::bigint[], $4::text[], $5::text[], $6::text[], $7::integer[], $8::text[], $9::float8[], $10::boolean[])
-                   as n (sequence, topic, partition_key, reason, attempts, error, due_in, dead)
+                      case when dead then clock_timestamp() end, holds_key
+               from unnest($3::bigint[], $4::text[], $5::text[], $6::text[], $7::integer[], $8::integer[], $9::text[], $10::float8[],
+                           $11::boolean[], $12::boolean[])
+                   as n (sequence, topic, partition_key, reason, attempts, deaths, error, due_in, dead, holds_key)
                on conflict (group_name, partition, sequence) do update
-               set reason = excluded.reason, attempts = excluded.attempts, error = coalesce(excluded.error, p.error),
+               set reason = excluded.reason, attempts = excluded.attempts, deaths = excluded.deaths, error = coalesce(excluded.error, p.error),
                    first_failed_at = coalesce(p.first_failed_at, excluded.first_failed_at),
                    last_failed_at = coalesce(excluded.last_failed_at, p.last_failed_at),
-                   due_at = excluded.due_at, dead_at = excluded.dead_at"#,
+                   due_at = excluded.due_at, dead_at = excluded.dead_at, holds_key = excluded.holds_key"#,
             self.group,
             self.number,
             &parkings.iter().map(|parking| parking.sequence).collect::<Vec<_>>(),
@@ -155,10 +174,12 @@ impl Partition<'_> {
             &column(|parking| parking.partition_key.clone()) as _,
             &column(|parking| Some(parking.reason.text().to_owned())) as _,
             &parkings.iter().map(|parking| parking.attempts as i32).collect::<Vec<_>>(),
+            &parkings.iter().map(|parking| parking.deaths as i32).collect::<Vec<_>>(),
             // PostgreSQL's text holds no NUL.
             &column(|parking| parking.error.as_ref().map(|error| error.replace('\0', "\u{FFFD}"))) as _,
             &parkings.iter().map(|parking| parking.due_in.map(|wait| wait.min(CENTURY).as_secs_f64())).collect::<Vec<_>>() as _,
             &parkings.iter().map(|parking| parking.dead).collect::<Vec<_>>(),
+            &parkings.iter().map(|parking| parking.holds_key).collect::<Vec<_>>(),
         )
         .execute(self.schema.over(connection))
         .await?;
@@ -183,11 +204,11 @@ impl Partition<'_> {
         sqlx::query!(
             r#"update event_box.parked as p set due_at = clock_timestamp()
                from unnest($3::text[]) as cleared (key)
-               where p.group_name = $1 and p.partition = $2 and p.due_at is null and p.dead_at is null
+               where p.group_name = $1 and p.partition = $2 and p.due_at is null and p.dead_at is null and p.reason <> 'no_handler'
                  and p.partition_key = cleared.key
                  and p.sequence = (
                      select min(head.sequence) from event_box.parked as head
-                     where head.group_name = $1 and head.partition = $2 and head.partition_key = cleared.key and head.dead_at is null)"#,
+                     where head.group_name = $1 and head.partition = $2 and head.partition_key = cleared.key and head.blocks)"#,
             self.group,
             self.number,
             keys,

@@ -17,6 +17,10 @@ pub(crate) struct Page {
     pub(crate) own_xid: u64,
     /// A parked event of a topic handled here is due.
     pub(crate) retries_due: bool,
+    /// Nothing may be delivered to the group.
+    pub(crate) paused: bool,
+    /// How the group delivers, as its table says.
+    pub(crate) mode: String,
     /// In sequence order, one more than the limit where there is one.
     pub(crate) rows: Vec<Row>,
 }
@@ -85,6 +89,8 @@ impl Partition<'_> {
             seen: parse(&seen)?,
             own_xid: parse(&own_xid)?,
             retries_due: head.retries_due == Some(true),
+            paused: head.paused == Some(true),
+            mode: head.mode.unwrap_or_default(),
             rows: Vec::new(),
         };
         for row in rows {

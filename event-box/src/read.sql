@@ -20,26 +20,33 @@ with own as materialized (
         least($10::bigint, $5::bigint)
     ) as low
 ), subscription as materialized (
-    select topics, exists (select from event_box.parked where group_name = $1 and partition = $2 and dead_at is null) as parks
+    select topics, mode, paused_at is not null as paused,
+           exists (select from event_box.parked where group_name = $1 and partition = $2 and blocks) as parks
     from event_box.consumer_groups where name = $1
 )
 select t::text as "snapshot?",
        x::text as "own_xid?",
        pg_snapshot_xmax(s) < pg_snapshot_xmax(coalesce($9::text, $6::text)::pg_snapshot) as "foreign_log?",
        parks and exists (
-           select from event_box.parked as p
-           where group_name = $1 and partition = $2 and due_at <= clock_timestamp() and topic = any($13::text[])
-             and (partition_key is null or not exists (
-                 select from event_box.parked as before
-                 where before.group_name = $1 and before.partition = $2 and before.partition_key = p.partition_key
-                   and before.sequence < p.sequence and before.dead_at is null))
+           select from (
+               select partition_key, sequence from event_box.parked
+               where group_name = $1 and partition = $2 and due_at <= clock_timestamp() and topic = any($13::text[])
+               union all
+               select partition_key, sequence from event_box.parked
+               where group_name = $1 and partition = $2 and reason = 'no_handler' and topic = any($13::text[])
+           ) as due
+           where partition_key is null or not exists (
+               select from event_box.parked as before
+               where before.group_name = $1 and before.partition = $2 and before.partition_key = due.partition_key
+                 and before.sequence < due.sequence and before.blocks)
        ) as "retries_due?",
+       mode as "mode?", paused as "paused?",
        null::bigint as "sequence?", null::uuid as "id?", null::text as "topic?", null::smallint as "version?",
        null::text as "partition_key?", null::json as "payload?: RawJson", null::json as "headers?: RawJson",
        null::timestamptz as "emitted_at?: Timestamp", null::boolean as "subscribed?", null::boolean as "behind?"
 from seen, subscription
 union all
-select null, null, foreign_row, null, sequence, id, topic, version, partition_key,
+select null, null, foreign_row, null, null, null, sequence, id, topic, version, partition_key,
        -- Rows beyond the byte budget come without payload: the batch ends before the first of them, and knows that it is there.
        case when subscribed and coalesce(bytes_before, 0) < $4::bigint then payload end,
        case when subscribed then headers end, emitted_at, subscribed, behind
@@ -48,9 +55,9 @@ from (
            case when parks and e.partition_key is not null then exists (
                select from event_box.parked as p
                where p.group_name = $1 and p.partition = $2 and p.partition_key = e.partition_key
-                 and p.sequence < e.sequence and p.dead_at is null) else false end as behind
+                 and p.sequence < e.sequence and p.blocks) else false end as behind
     from seen cross join low cross join subscription cross join lateral (
-        select *, topic = any(topics) as subscribed,
+        select *, topic = any(topics) and erased_at is null as subscribed,
                sum(case when topic = any(topics) then pg_column_size(payload) else 0 end)
                    over (order by sequence rows between unbounded preceding and 1 preceding) as bytes_before
         from (
