@@ -19,32 +19,61 @@ pub(crate) struct Session {
     pub(crate) backend: i32,
     pub(crate) jit: String,
     pub(crate) plan_cache_mode: String,
+    /// The transaction that claimed the partition last, where it was rolled back: its process may have died of an event.
+    pub(crate) aborted: Option<u64>,
 }
 
-/// What a transaction must read before it takes its xid.
-pub(crate) async fn open(connection: &mut PgConnection, schema: &Schema) -> Result<(Opening, Session), sqlx::Error> {
+/// A partition's cursor, locked.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    pub(crate) cursor: Cursor,
+    /// Events that still go one a transaction.
+    pub(crate) careful: usize,
+    /// The transaction's own id.
+    pub(crate) xid: u64,
+}
+
+/// What a transaction must read before it takes its xid, and before it claims the partition.
+pub(crate) async fn open(
+    connection: &mut PgConnection,
+    partition: Partition<'_>,
+) -> Result<(Opening, Session), sqlx::Error> {
+    // Every orderly end of a claim is a commit, so an xmax that was rolled back is a claim that was cut off. It has 32 bits of an id, and
+    // may be a multixact: whatever cannot be judged counts as no death.
     let row = sqlx::query!(
         r#"select case when is_called then last_value else 0 end as "last_value!",
                   pg_current_xact_id_if_assigned() is not null as "bound!",
                   pg_backend_pid() as "backend!",
                   current_setting('jit') as "jit!",
-                  current_setting('plan_cache_mode') as "plan_cache_mode!"
-           from event_box.events_sequence_seq"#
+                  current_setting('plan_cache_mode') as "plan_cache_mode!",
+                  (select case when xid between 3 and next - 1 then
+                              case when pg_xact_status(xid::text::xid8) = 'aborted' then xid end
+                          end
+                   from (
+                       select next, next - ((next - xmax::text::bigint) & 4294967295) as xid
+                       from event_box.cursors,
+                            lateral (select pg_snapshot_xmax(pg_current_snapshot())::text::bigint as next) as snapshot
+                       where group_name = $1 and partition = $2 and xmax <> '0'
+                   ) as last) as aborted
+           from event_box.events_sequence_seq"#,
+        partition.group,
+        partition.number,
     )
-    .fetch_one(schema.over(connection))
+    .fetch_one(partition.schema.over(connection))
     .await?;
     let opening = Opening { last_value: row.last_value, bound: row.bound };
-    Ok((opening, Session { backend: row.backend, jit: row.jit, plan_cache_mode: row.plan_cache_mode }))
+    let aborted = row.aborted.map(|xid| xid as u64);
+    Ok((opening, Session { backend: row.backend, jit: row.jit, plan_cache_mode: row.plan_cache_mode, aborted }))
 }
 
 impl Partition<'_> {
     /// Locks the cursor to the end of the transaction; `None` where another worker holds it.
     ///
     /// By key: claiming the first unlocked row of a scan starves some partitions, and walks over dead versions of the rows.
-    pub(crate) async fn claim(&self, connection: &mut PgConnection) -> Result<Option<Cursor>, sqlx::Error> {
+    pub(crate) async fn claim(&self, connection: &mut PgConnection) -> Result<Option<Claim>, sqlx::Error> {
         let row = sqlx::query!(
             r#"select position, snapshot::text as "snapshot!", floors, floor, mark, mark_xid::text as "mark_xid!",
-                      target::text as target, reached,
+                      target::text as target, reached, careful, pg_current_xact_id()::text as "xid!",
                       set_config('jit', 'off', true) as jit,
                       set_config('plan_cache_mode', 'force_generic_plan', true) as plan_cache_mode
                from event_box.cursors
@@ -56,7 +85,7 @@ impl Partition<'_> {
         .fetch_optional(self.schema.over(connection))
         .await?;
         let Some(row) = row else { return Ok(None) };
-        Ok(Some(Cursor {
+        let cursor = Cursor {
             position: row.position,
             snapshot: parse(&row.snapshot)?,
             floors: row.floors,
@@ -65,18 +94,25 @@ impl Partition<'_> {
             mark_xid: parse(&row.mark_xid)?,
             target: row.target.as_deref().map(parse).transpose()?,
             reached: row.reached,
-        }))
+        };
+        Ok(Some(Claim { cursor, careful: row.careful.max(0) as usize, xid: parse(&row.xid)? }))
     }
 
     /// Writes where the group now stands, in the claim's own transaction and at its nesting level.
-    pub(crate) async fn advance(&self, connection: &mut PgConnection, advance: &Advance) -> Result<(), sqlx::Error> {
+    pub(crate) async fn advance(
+        &self,
+        connection: &mut PgConnection,
+        advance: &Advance,
+        careful: usize,
+    ) -> Result<(), sqlx::Error> {
+        let careful = careful as i32;
         let executor = self.schema.over(connection);
         match advance {
             Advance::To(cursor) => {
                 sqlx::query!(
                     r#"update event_box.cursors
                        set position = $3, snapshot = $4::text::pg_snapshot, floors = $5, floor = $6, mark = $7,
-                           mark_xid = $8::text::xid8, target = null, reached = 0, advanced_at = clock_timestamp()
+                           mark_xid = $8::text::xid8, target = null, reached = 0, careful = $9, advanced_at = clock_timestamp()
                        where group_name = $1 and partition = $2"#,
                     self.group,
                     self.number,
@@ -86,6 +122,7 @@ impl Partition<'_> {
                     cursor.floor,
                     cursor.mark,
                     cursor.mark_xid.to_string(),
+                    careful,
                 )
                 .execute(executor)
                 .await?
@@ -93,20 +130,22 @@ impl Partition<'_> {
             Advance::Partly { target, reached } => {
                 sqlx::query!(
                     r#"update event_box.cursors
-                       set target = $3::text::pg_snapshot, reached = $4, advanced_at = clock_timestamp()
+                       set target = $3::text::pg_snapshot, reached = $4, careful = $5, advanced_at = clock_timestamp()
                        where group_name = $1 and partition = $2"#,
                     self.group,
                     self.number,
                     target.to_string(),
                     *reached,
+                    careful,
                 )
                 .execute(executor)
                 .await?
             }
             Advance::Nothing => sqlx::query!(
-                "update event_box.cursors set advanced_at = clock_timestamp() where group_name = $1 and partition = $2",
+                r#"update event_box.cursors set careful = $3, advanced_at = clock_timestamp() where group_name = $1 and partition = $2"#,
                 self.group,
                 self.number,
+                careful,
             )
             .execute(executor)
             .await?,

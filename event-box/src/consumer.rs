@@ -6,13 +6,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     backoff::Backoff,
-    batch::Policy,
     check::{LogError, check},
     consumer_builder::{ConsumerBuilder, Empty},
     deadline::within,
     event_box::EventBox,
     failure::chain,
     group::{self, Start},
+    policy::Policy,
+    process::Process,
+    report::Hook,
     retention,
     router::Dispatch,
     run_error::RunError,
@@ -60,6 +62,8 @@ pub(crate) struct Settings {
     pub(crate) poll_interval: Duration,
     pub(crate) shutdown_timeout: Duration,
     pub(crate) retention: Option<Duration>,
+    pub(crate) dead_letter_retention: Option<Duration>,
+    pub(crate) dead_letter_hook: Option<Hook>,
     pub(crate) policy: Policy,
 }
 
@@ -71,14 +75,9 @@ impl Default for Settings {
             poll_interval: Duration::from_millis(100),
             shutdown_timeout: Duration::from_secs(25),
             retention: Some(Duration::from_secs(7 * 24 * 60 * 60)),
-            policy: Policy {
-                batch_size: 1_000,
-                batch_bytes: 8 * 1024 * 1024,
-                batch_time: Duration::from_secs(5),
-                handler_timeout: Duration::from_secs(30),
-                max_attempts: 15,
-                backoff: Backoff::default(),
-            },
+            dead_letter_retention: Some(Duration::from_secs(30 * 24 * 60 * 60)),
+            dead_letter_hook: None,
+            policy: Policy::default(),
         }
     }
 }
@@ -122,7 +121,9 @@ impl Consumer {
         // Ends with this call, also where that is dropped.
         let mut beside = JoinSet::new();
         beside.spawn(upkeep(log.clone(), group.clone(), settings.retention, shutdown.clone()));
-        let shared = Arc::new(Shared { log, group, dispatch, policy: settings.policy, shutdown });
+        let process = Process::new(log.clone(), group.clone());
+        let (policy, dead_letter_hook) = (settings.policy, settings.dead_letter_hook);
+        let shared = Arc::new(Shared { log, group, dispatch, policy, dead_letter_hook, process, shutdown });
         let scheduler = Scheduler::new(shared.clone(), pulse, settings.workers, settings.poll_interval);
         let ended = scheduler.run(settings.shutdown_timeout).await;
         tracing::info!(group = shared.group, "stopped consuming");
@@ -150,8 +151,8 @@ impl Consumer {
         let backoff = Backoff::exponential(Duration::from_millis(100), 2.0, Duration::from_secs(10));
         for attempt in 1.. {
             let error = match self.try_start().await {
-                Err(LogError::Database(error)) if is_passing(&error) => error,
-                ended => return Ok(ended?),
+                Err(RunError::Log(LogError::Database(error))) if is_passing(&error) => error,
+                ended => return ended,
             };
             if attempt == 1 {
                 tracing::warn!(
@@ -165,15 +166,17 @@ impl Consumer {
         Ok(())
     }
 
-    async fn try_start(&self) -> Result<(), LogError> {
-        let (schema, topics) = (self.log.schema(), self.dispatch.topics());
+    async fn try_start(&self) -> Result<(), RunError> {
+        let (schema, topics, mode) = (self.log.schema(), self.dispatch.topics(), self.settings.policy.mode);
         let mut held = Held::acquire(self.log.pool()).await.map_err(LogError::Database)?;
         let connection = held.connection().map_err(LogError::Database)?;
         within(PATIENCE, async { Ok(check(connection, schema).await) }).await.map_err(LogError::Database)??;
-        within(PATIENCE, group::register(connection, schema, &self.group, topics, self.settings.start))
-            .await
-            .map_err(|error| LogError::from_database(error, schema))?;
+        let registered = group::register(connection, schema, &self.group, topics, mode, self.settings.start);
+        let stored = within(PATIENCE, registered).await.map_err(|error| LogError::from_database(error, schema))?;
         held.give_back();
+        if stored != mode.text() {
+            return Err(RunError::Mode { group: self.group.clone(), stored, own: mode });
+        }
         Ok(())
     }
 }

@@ -9,6 +9,9 @@ use crate::{
     failure::Failure,
     group::Start,
     handler::{FunctionRoute, Handle, Handler, Route, StructRoute},
+    mode::Mode,
+    policy::TopicPolicy,
+    report::{DeadLetter, Hook},
     router::Router,
 };
 
@@ -185,9 +188,77 @@ impl<S: Send + Sync + 'static, R> ConsumerBuilder<S, R> {
         self
     }
 
+    /// The same for events of one type. Default: that of the group.
+    pub fn max_attempts_for<E: Event>(mut self, attempts: u32) -> Self {
+        self.for_topics::<E>(|policy| policy.max_attempts = Some(attempts));
+        self
+    }
+
     /// How long a failed event waits before it is tried again. Default: from 1 s to 4 h, see [`Backoff`].
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.settings.policy.backoff = backoff;
+        self
+    }
+
+    /// The same for events of one type. Default: that of the group.
+    pub fn backoff_for<E: Event>(mut self, backoff: Backoff) -> Self {
+        self.for_topics::<E>(|policy| policy.backoff = Some(backoff.clone()));
+        self
+    }
+
+    fn for_topics<E: Event>(&mut self, change: impl Fn(&mut TopicPolicy)) {
+        for topic in E::TOPICS {
+            change(self.settings.policy.topics.entry(topic).or_default());
+        }
+    }
+
+    /// After how many deaths of its process an event becomes a dead letter. Default: 3.
+    ///
+    /// Counted are the deaths that are proven to be the event's: after a process has ended in the middle of a batch (abort, out of
+    /// memory, SIGKILL), the events it may have had in hand go one a transaction, each noted before it begins, until the next death
+    /// names the one to blame.
+    pub fn max_deaths(mut self, deaths: u32) -> Self {
+        self.settings.policy.max_deaths = deaths;
+        self
+    }
+
+    /// Later events of a dead letter's key wait until a person decides: requeues, edits or skips it ([`EventBox::group`]). Default: the key
+    /// goes on without it.
+    pub fn hold_keys(mut self) -> Self {
+        self.settings.policy.hold_keys = true;
+        self
+    }
+
+    /// What is to be done with each new dead letter, such as telling somebody; called after the commit that made it one. A process that
+    /// dies in between does not call it: the list of dead letters is the truth. May take as long as a handler may; its worker waits for it.
+    ///
+    /// ```no_run
+    /// # use event_box::{Consumer, ConsumerBuilder, DeadLetter};
+    /// # fn with_hook(builder: ConsumerBuilder) -> ConsumerBuilder {
+    /// builder.on_dead_letter(async |letter: DeadLetter| eprintln!("{} gave up {}: {}", letter.group, letter.id, letter.error))
+    /// # }
+    /// ```
+    pub fn on_dead_letter<F, Fut>(mut self, hook: F) -> Self
+    where
+        F: Fn(DeadLetter) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        self.settings.dead_letter_hook = Some(Hook::new(hook));
+        self
+    }
+
+    /// Once a minute removes dead letters that are older than this, so that retention may remove their events; each leaves a record in the
+    /// table `interventions`. Those that hold their key stay. `None` keeps all. Default: 30 days.
+    pub fn dead_letter_retention(mut self, retention: impl Into<Option<Duration>>) -> Self {
+        self.settings.dead_letter_retention = retention.into();
+        self
+    }
+
+    /// Delivers without savepoints, for handlers that only write SQL: where an event fails, its whole batch is undone and run again
+    /// without it, so handlers may see an event more than once before it is committed. Faster where little fails. All processes of a
+    /// group must agree ([`RunError::Mode`](crate::RunError::Mode)). Default: a savepoint for each event that writes.
+    pub fn all_or_nothing(mut self) -> Self {
+        self.settings.policy.mode = Mode::AllOrNothing;
         self
     }
 
@@ -229,6 +300,8 @@ impl<S: Send + Sync + 'static, R> ConsumerBuilder<S, R> {
             ("poll_interval", settings.poll_interval.is_zero()),
             ("handler_timeout", policy.handler_timeout.is_zero()),
             ("max_attempts", policy.max_attempts == 0),
+            ("max_attempts_for", policy.topics.values().any(|topic| topic.max_attempts == Some(0))),
+            ("max_deaths", policy.max_deaths == 0),
         ];
         if let Some((setting, _)) = zero.into_iter().find(|(_, zero)| *zero) {
             return Err(BuildError::Zero { setting });

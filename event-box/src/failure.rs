@@ -57,10 +57,19 @@ pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
 
 /// A deadlock or a serialization failure: two transactions were in each other's way, and neither is to blame.
 pub(crate) fn is_conflict(error: &(dyn Error + 'static)) -> bool {
+    has_code(error, &["40P01", "40001"])
+}
+
+/// A statement before this one had failed in the same transaction.
+pub(crate) fn is_in_failed_transaction(error: &(dyn Error + 'static)) -> bool {
+    has_code(error, &["25P02"])
+}
+
+fn has_code(error: &(dyn Error + 'static), codes: &[&str]) -> bool {
     let code = |error: &(dyn Error + 'static)| {
         Some(error.downcast_ref::<sqlx::Error>()?.as_database_error()?.code()?.into_owned())
     };
-    causes(error).filter_map(code).any(|code| code == "40P01" || code == "40001")
+    causes(error).filter_map(code).any(|code| codes.contains(&code.as_str()))
 }
 
 /// The error itself, then what caused it.

@@ -1,6 +1,6 @@
 use sqlx::{Connection, PgConnection};
 
-use crate::{event_box::EventBox, intervention::Intervention, schema::Schema};
+use crate::{event_box::EventBox, intervention::Intervention, mode::Mode, schema::Schema};
 
 /// Where a group that is new starts to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,14 +19,15 @@ pub(crate) async fn lock_maintenance(connection: &mut PgConnection, schema: &Sch
 }
 
 /// Creates the group, or adds what it does not read yet to an existing one: such topics are read from now on, and what of them lies ahead
-/// of the group's position.
+/// of the group's position. Answers with the group's mode; where that is another than this one, nothing is changed.
 pub(crate) async fn register(
     connection: &mut PgConnection,
     schema: &Schema,
     group: &str,
     topics: &[String],
+    mode: Mode,
     start: Start,
-) -> Result<(), sqlx::Error> {
+) -> Result<String, sqlx::Error> {
     // In this order, each in a transaction of its own, so that whoever is unknown to the cursor's snapshot writes above its floor.
     let last_value = sqlx::query_scalar!(
         r#"select case when is_called then last_value else 0 end as "last_value!" from event_box.events_sequence_seq"#
@@ -38,12 +39,13 @@ pub(crate) async fn register(
     }
     let mut tx = connection.begin_with("begin isolation level read committed").await?;
     lock_maintenance(&mut tx, schema).await?;
-    let known = sqlx::query_scalar!("select topics from event_box.consumer_groups where name = $1", group)
+    let known = sqlx::query!("select topics, mode from event_box.consumer_groups where name = $1", group)
         .fetch_optional(schema.over(&mut *tx))
         .await?;
     match known {
+        Some(known) if known.mode != mode.text() => return Ok(known.mode),
         Some(known) => {
-            let added: Vec<_> = topics.iter().filter(|topic| !known.contains(topic)).cloned().collect();
+            let added: Vec<_> = topics.iter().filter(|topic| !known.topics.contains(topic)).cloned().collect();
             if !added.is_empty() {
                 sqlx::query!(
                     "update event_box.consumer_groups set topics = topics || $2::text[] where name = $1",
@@ -64,14 +66,20 @@ pub(crate) async fn register(
             }
         }
         None => {
-            sqlx::query!("insert into event_box.consumer_groups (name, topics) values ($1, $2)", group, topics)
-                .execute(schema.over(&mut *tx))
-                .await?;
+            sqlx::query!(
+                "insert into event_box.consumer_groups (name, topics, mode) values ($1, $2, $3)",
+                group,
+                topics,
+                mode.text()
+            )
+            .execute(schema.over(&mut *tx))
+            .await?;
             create_cursors(&mut tx, schema, group, start, last_value).await?;
-            tracing::info!(group, ?topics, ?start, "the group is new");
+            tracing::info!(group, ?topics, ?start, %mode, "the group is new");
         }
     }
-    tx.commit().await
+    tx.commit().await?;
+    Ok(mode.text().to_owned())
 }
 
 async fn create_cursors(

@@ -54,8 +54,10 @@
 //!
 //! A `Uuid` field in an event needs uuid's feature `serde`, as for any type with serde's derives.
 
+mod attempt;
 mod backoff;
 mod batch;
+mod care;
 mod check;
 mod claim;
 mod consumer;
@@ -65,6 +67,7 @@ mod context;
 mod copy;
 mod cursor;
 mod deadline;
+mod delivery;
 mod emit;
 mod error;
 mod event;
@@ -77,17 +80,23 @@ mod headers;
 mod intervention;
 mod look;
 mod migrate;
+mod mode;
 mod notify;
+mod outage;
 mod outbox;
 mod parked;
 mod partition_key;
 #[cfg(test)]
 mod plans;
+mod policy;
 mod poll;
+mod process;
+mod progress;
 mod pulse;
 mod read;
 mod ready;
 mod record;
+mod report;
 mod retention;
 mod router;
 mod run_error;
@@ -96,8 +105,10 @@ mod scheduler;
 mod schema;
 mod signal;
 mod snapshot;
+mod start;
 #[cfg(test)]
 mod test_log;
+mod trouble;
 mod types;
 mod verdict;
 mod worker;
@@ -118,8 +129,10 @@ pub use crate::{
     handler::{Handle, Handler, Outcome},
     headers::Headers,
     migrate::migrate,
+    mode::Mode,
     outbox::Outbox,
     partition_key::PartitionKey,
+    report::DeadLetter,
     retention::{Pruned, prune},
     run_error::RunError,
     schema::{Schema, SchemaError},

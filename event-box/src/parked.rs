@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use sqlx::PgConnection;
+use uuid::Uuid;
 
 use crate::{
     claim::Partition,
@@ -11,9 +12,10 @@ use crate::{
 };
 
 /// An event that a group could not be given, or not yet. Written under the claim of its partition.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Parking {
     pub(crate) sequence: i64,
+    pub(crate) id: Uuid,
     pub(crate) topic: String,
     pub(crate) partition_key: Option<String>,
     pub(crate) reason: Reason,
@@ -27,6 +29,30 @@ pub(crate) struct Parking {
     pub(crate) dead: bool,
     /// Dead, and its key waits until a person decides.
     pub(crate) holds_key: bool,
+}
+
+impl Parking {
+    /// Behind another of its key, until that has cleared.
+    pub(crate) fn waiting(record: &Record) -> Self {
+        Self {
+            sequence: record.sequence,
+            id: record.id,
+            topic: record.topic.clone(),
+            partition_key: record.partition_key.clone(),
+            reason: Reason::Waiting,
+            attempts: 0,
+            deaths: 0,
+            error: None,
+            due_in: None,
+            dead: false,
+            holds_key: false,
+        }
+    }
+
+    /// Whether later events of its key wait behind it.
+    pub(crate) fn blocks(&self) -> bool {
+        !self.dead || self.holds_key
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,10 +81,18 @@ pub(crate) struct Parked {
     pub(crate) partition_key: Option<String>,
     /// Missing where somebody deleted it from the log.
     pub(crate) record: Option<Record>,
-    pub(crate) attempts: u32,
-    pub(crate) deaths: u32,
+    pub(crate) tries: Tries,
     /// Due and of a topic that is handled here; otherwise it only says that those behind it must wait.
     pub(crate) ready: bool,
+}
+
+/// What an event has been through.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Tries {
+    /// Failed attempts.
+    pub(crate) attempts: u32,
+    /// Processes that died of it.
+    pub(crate) deaths: u32,
 }
 
 impl Partition<'_> {
@@ -124,8 +158,7 @@ impl Partition<'_> {
         .await?;
         let parked = rows.into_iter().map(|row| Parked {
             sequence: row.sequence,
-            attempts: row.attempts as u32,
-            deaths: row.deaths as u32,
+            tries: Tries { attempts: row.attempts as u32, deaths: row.deaths as u32 },
             ready: row.ready,
             record: row.id.zip(row.topic).zip(row.payload).zip(row.emitted_at).map(
                 |(((id, topic), payload), emitted_at)| Record {

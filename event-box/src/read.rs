@@ -45,6 +45,8 @@ pub(crate) enum ReadError {
     ForeignLog,
     #[error("the consumer group was removed")]
     GroupRemoved,
+    #[error("the consumer group runs in mode `{stored}`")]
+    Mode { stored: String },
 }
 
 impl Partition<'_> {

@@ -51,6 +51,23 @@ impl Ready {
         Some(partition)
     }
 
+    /// The next to be claimed that is not this one.
+    pub(crate) fn pop_except(&mut self, partition: i16) -> Option<i16> {
+        let next = *self.queue.iter().find(|next| **next != partition)?;
+        self.take(next).then_some(next)
+    }
+
+    /// Claims this one next, whether it waits or not; false where it runs already.
+    pub(crate) fn take(&mut self, partition: i16) -> bool {
+        let state = &mut self.states[partition as usize];
+        if !matches!(*state, State::Idle | State::Queued) {
+            return false;
+        }
+        *state = State::Running;
+        self.queue.retain(|waiting| *waiting != partition);
+        true
+    }
+
     /// Its batch has ended.
     pub(crate) fn finished(&mut self, partition: i16, more: bool) {
         let again = std::mem::replace(&mut self.states[partition as usize], State::Idle) == State::RunningAgain;
@@ -73,6 +90,18 @@ mod tests {
         ready.announce(3);
         ready.announce(2);
         assert_eq!([ready.pop(), ready.pop(), ready.pop(), ready.pop()], [Some(1), Some(2), Some(3), None]);
+    }
+
+    #[test]
+    fn one_is_taken_out_of_turn() {
+        let mut ready = Ready::default();
+        ready.push(1);
+        ready.push(2);
+        assert_eq!(ready.pop_except(1), Some(2));
+        assert!(ready.take(1) && ready.take(3) && !ready.take(3));
+        assert_eq!(ready.pop(), None);
+        ready.finished(3, true);
+        assert_eq!(ready.pop_except(3), None);
     }
 
     #[test]

@@ -11,10 +11,25 @@ pub(crate) struct Savepoint {
     touched: bool,
     /// The connection failed when a handler asked for it.
     lost: bool,
+    /// The batch is undone as a whole: no savepoints of single events.
+    off: bool,
     count: u32,
 }
 
 impl Savepoint {
+    pub(crate) fn new(off: bool) -> Self {
+        Self { off, ..Self::default() }
+    }
+
+    pub(crate) fn is_off(&self) -> bool {
+        self.off
+    }
+
+    /// Whether the event in hand wrote what only undoing the whole batch can undo.
+    pub(crate) fn cannot_undo(&self) -> bool {
+        self.off && self.touched
+    }
+
     /// Whether another event may begin in this transaction.
     pub(crate) fn has_room(&self) -> bool {
         self.open || self.count < MAX_SAVEPOINTS
@@ -27,7 +42,7 @@ impl Savepoint {
 
     /// Before the event in hand sends SQL.
     pub(crate) async fn touch(&mut self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        if !self.open {
+        if !self.open && !self.off {
             self.lost = true;
             sqlx::raw_sql("savepoint event_box").execute(connection).await?;
             (self.lost, self.open) = (false, true);
@@ -41,7 +56,7 @@ impl Savepoint {
     ///
     /// The next event most likely touches SQL too: its savepoint is opened in the same message.
     pub(crate) async fn keep(&mut self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        if std::mem::take(&mut self.touched) {
+        if std::mem::take(&mut self.touched) && self.open {
             let again = self.count < MAX_SAVEPOINTS;
             let sql =
                 if again { "release savepoint event_box; savepoint event_box" } else { "release savepoint event_box" };

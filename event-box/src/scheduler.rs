@@ -12,19 +12,20 @@ use tokio::{
 };
 
 use crate::{
-    backoff::Backoff,
-    batch::{BatchError, Done},
+    batch::{Assignment, BatchError, Done, Unavailable},
     check::LogError,
     error::is_missing_table,
     failure::chain,
     look::Look,
+    outage::{Outage, Probe},
     poll::Poll,
     pulse::{Hint, Pulse, Server},
     read::ReadError,
     ready::Ready,
     run_error::RunError,
     savepoint::MAX_SAVEPOINTS,
-    verdict::Verdicts,
+    trouble::Trouble,
+    verdict::{Charge, Verdict, Verdicts},
     worker::{Answer, Shared},
 };
 
@@ -57,11 +58,12 @@ pub(crate) struct Scheduler {
     looked_at: Instant,
     /// When an event for this group was last announced.
     heard_at: Instant,
-    /// No batch and no look begins before this.
-    not_before: Instant,
-    troubles: u32,
-    /// The partition whose batch met the trouble; none where it was a look.
-    trouble_in: Option<i16>,
+    trouble: Trouble,
+    outage: Option<Outage>,
+    /// The partition whose batch is a probe.
+    probing: Option<i16>,
+    /// Nothing may be delivered, as the last look said.
+    paused: bool,
 }
 
 enum Finished {
@@ -90,9 +92,10 @@ impl Scheduler {
             look_at: now,
             looked_at: now,
             heard_at: now,
-            not_before: now,
-            troubles: 0,
-            trouble_in: None,
+            trouble: Trouble::none(),
+            outage: None,
+            probing: None,
+            paused: false,
         }
     }
 
@@ -110,6 +113,7 @@ impl Scheduler {
             );
             self.tasks.shutdown().await;
         }
+        self.shared.process.ends().await;
         ended
     }
 
@@ -119,7 +123,7 @@ impl Scheduler {
         loop {
             let now = Instant::now();
             self.start_tasks(now, &server);
-            let wake_at = if now < self.not_before { self.not_before } else { self.look_at };
+            let wake_at = if now < self.trouble.not_before { self.trouble.not_before } else { self.look_at };
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(()),
@@ -145,7 +149,7 @@ impl Scheduler {
     }
 
     fn start_tasks(&mut self, now: Instant, server: &watch::Receiver<Server>) {
-        if now < self.not_before {
+        if now < self.trouble.not_before {
             return;
         }
         if now >= self.look_at {
@@ -155,12 +159,10 @@ impl Scheduler {
         while self.tasks.len() < self.workers {
             // Busy partitions must not keep us from seeing the others.
             let look_first = self.look_wanted && !self.looking && now >= self.looked_at + self.poll_interval;
-            if let Some(partition) = (!look_first).then(|| self.ready.pop()).flatten() {
+            if let Some((partition, assignment)) = (!look_first).then(|| self.next_batch()).flatten() {
                 let (shared, connection) = (self.shared.clone(), self.connections.pop());
-                let limit = if self.narrowed.contains(&partition) { 1 } else { self.limit };
-                let verdicts = self.verdicts.get(&partition).cloned().unwrap_or_default();
                 self.tasks.spawn(async move {
-                    Finished::Batch(partition, shared.batch(connection, partition, limit, &verdicts).await)
+                    Finished::Batch(partition, shared.batch(connection, partition, &assignment).await)
                 });
             } else if self.look_wanted && !self.looking {
                 (self.look_wanted, self.looking, self.looked_at) = (false, true, now);
@@ -176,6 +178,33 @@ impl Scheduler {
         }
     }
 
+    fn next_batch(&mut self) -> Option<(i16, Assignment)> {
+        let (partition, events, suspect) = match self.outage.as_ref().map(Outage::next) {
+            None => {
+                let partition = self.ready.pop()?;
+                let narrowed = self.narrowed.contains(&partition);
+                (partition, if narrowed { 1 } else { self.limit }, None)
+            }
+            // One at a time.
+            Some(_) if self.probing.is_some() => return None,
+            Some(Probe::First(partition)) => (self.ready.take(partition).then_some(partition)?, 1, None),
+            Some(Probe::Beside(partition, suspect)) => {
+                (self.ready.take(partition).then_some(partition)?, self.limit, Some(suspect))
+            }
+            Some(Probe::Elsewhere(partition)) => match self.ready.pop_except(partition) {
+                Some(partition) => (partition, 1, None),
+                None => {
+                    self.outage.as_mut().map(Outage::nothing_elsewhere);
+                    self.trouble.back_off(Some(partition));
+                    return None;
+                }
+            },
+        };
+        self.probing = self.outage.is_some().then_some(partition);
+        let verdicts = self.verdicts.get(&partition).cloned().unwrap_or_default();
+        Some((partition, Assignment { rows: self.limit, events, verdicts, suspect }))
+    }
+
     fn hear(&mut self, hint: Result<Hint, broadcast::error::RecvError>) {
         let partition = match hint {
             Ok(hint) if hint.concerns(self.shared.dispatch.topics()) => hint.partition,
@@ -183,6 +212,9 @@ impl Scheduler {
             // Not ours; and the pulse lives as long as we do.
             Ok(_) | Err(broadcast::error::RecvError::Closed) => return,
         };
+        if self.paused {
+            return;
+        }
         self.heard_at = Instant::now();
         match partition {
             Some(partition) => self.ready.announce(partition),
@@ -231,7 +263,11 @@ impl Scheduler {
                 return self.trouble(None, error);
             }
         };
-        if look.partitions.is_empty() || self.trouble_in.is_none() {
+        if std::mem::replace(&mut self.paused, look.paused) != look.paused {
+            let (group, what) = (&self.shared.group, if look.paused { "paused" } else { "resumed" });
+            tracing::info!(group, "the group was {what}");
+        }
+        if self.outage.is_none() && (look.partitions.is_empty() || self.trouble.partition.is_none()) {
             self.recovered();
         }
         let now = Instant::now();
@@ -249,6 +285,7 @@ impl Scheduler {
 
     fn batch_finished(&mut self, partition: i16, result: Result<Option<Done>, BatchError>) -> Result<(), RunError> {
         let mut more = false;
+        let probed = self.probing.take_if(|probing| *probing == partition).is_some();
         match result {
             Ok(Some(done)) => {
                 if let Some(verdicts) = self.verdicts.get_mut(&partition) {
@@ -261,23 +298,23 @@ impl Scheduler {
                 self.limit =
                     if done.out_of_savepoints { MAX_SAVEPOINTS as usize } else { self.shared.policy.batch_size };
                 more = done.more;
-                match done.unavailable {
-                    Some(error) => {
-                        if self.troubles == 0 {
-                            tracing::warn!(
-                                group = self.shared.group,
-                                error,
-                                "what the handler depends on is down, the group backs off"
-                            );
-                        }
-                        self.back_off(Some(partition));
-                    }
-                    None if self.trouble_in == Some(partition) => self.recovered(),
+                if done.waits {
+                    self.look_at = self.look_at.min(Instant::now() + self.poll_interval);
+                }
+                match &done.unavailable {
+                    Some(unavailable) => self.unavailable(partition, probed, unavailable.clone()),
+                    None if probed => self.probed(partition, &done),
+                    None if self.outage.is_none() && self.trouble.partition == Some(partition) => self.recovered(),
                     None => {}
                 }
             }
             // Another process works on it: looking again at once would spin.
-            Ok(None) => self.look_at = self.look_at.min(Instant::now() + self.poll_interval),
+            Ok(None) => {
+                self.look_at = self.look_at.min(Instant::now() + self.poll_interval);
+                if probed {
+                    self.trouble.back_off(Some(partition));
+                }
+            }
             Err(BatchError::Verdict { sequence, verdict }) => {
                 self.verdicts.entry(partition).or_default().insert(sequence, verdict);
                 more = true;
@@ -296,6 +333,10 @@ impl Scheduler {
             Err(BatchError::Read(ReadError::GroupRemoved)) => return Err(self.group_removed()),
             Err(BatchError::Read(ReadError::ForeignLog)) => {
                 return Err(RunError::Log(LogError::Foreign { schema: self.shared.log.schema().name().to_owned() }));
+            }
+            Err(BatchError::Read(ReadError::Mode { stored })) => {
+                let (group, own) = (self.shared.group.clone(), self.shared.policy.mode);
+                return Err(RunError::Mode { group, stored, own });
             }
             Err(BatchError::Read(ReadError::Database(error))) => {
                 more = true;
@@ -319,23 +360,51 @@ impl Scheduler {
         if lasting || matches!(error, sqlx::Error::PoolClosed) {
             return Err(RunError::Log(LogError::from_database(error, self.shared.log.schema())));
         }
-        if self.troubles == 0 {
+        self.look_wanted = true;
+        if self.trouble.back_off(partition) {
             tracing::warn!(group = self.shared.group, error = chain(&error), "events cannot be delivered, trying on");
         }
-        self.look_wanted = true;
-        self.back_off(partition);
         Ok(())
     }
 
-    fn back_off(&mut self, partition: Option<i16>) {
-        self.troubles += 1;
-        self.trouble_in = partition;
-        let backoff = Backoff::exponential(Duration::from_millis(100), 2.0, Duration::from_secs(30));
-        self.not_before = Instant::now() + backoff.after(self.troubles);
+    /// A handler says that what it depends on is down.
+    fn unavailable(&mut self, partition: i16, probed: bool, unavailable: Unavailable) {
+        let group = &self.shared.group;
+        match &mut self.outage {
+            Some(outage) if probed => outage.failed(partition, unavailable),
+            // Another worker's batch, begun before that was known.
+            Some(_) => return,
+            None => {
+                let (sequence, error) = (unavailable.sequence, &unavailable.error);
+                tracing::warn!(group, sequence, error, "what the handler depends on is down, the group backs off");
+                self.outage = Some(Outage::new(partition, unavailable));
+            }
+        }
+        let compare = matches!(self.outage.as_ref().map(Outage::next), Some(Probe::Elsewhere(_)));
+        // Where the suspect has just been refused again, its comparison must not wait.
+        if !compare {
+            self.trouble.back_off(Some(partition));
+        }
+    }
+
+    /// A probe went through, or found nothing to try.
+    fn probed(&mut self, partition: i16, done: &Done) {
+        if done.handled == 0 && done.failures.is_empty() && done.more {
+            return;
+        }
+        let Some(outage) = self.outage.take() else { return };
+        if partition != outage.partition && done.handled > 0 {
+            let Unavailable { sequence, error, .. } = outage.suspect();
+            let error = format!("said to be unavailable, while another event went through at the same time: {error}");
+            let verdict = Verdict { error, charge: Charge::Attempt };
+            self.verdicts.entry(outage.partition).or_default().insert(*sequence, verdict);
+            self.ready.push(outage.partition);
+        }
+        self.recovered();
     }
 
     fn recovered(&mut self) {
-        if std::mem::take(&mut self.troubles) > 0 {
+        if self.trouble.is_over() {
             tracing::info!(group = self.shared.group, "events are delivered again");
         }
     }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 use tokio::sync::OnceCell;
 
-use crate::{DecodeError, Event, EventBox, group::Start, schema::Schema};
+use crate::{DecodeError, Event, EventBox, group::Start, mode::Mode, schema::Schema};
 
 /// Dropped with its database.
 pub(crate) struct TestLog {
@@ -33,7 +33,16 @@ impl TestLog {
 
     pub(crate) async fn group(&self, name: &str, start: Start) {
         let mut connection = self.pool.acquire().await.unwrap();
-        crate::group::register(&mut connection, &self.schema, name, &[Counted::TOPIC.to_owned()], start).await.unwrap();
+        crate::group::register(
+            &mut connection,
+            &self.schema,
+            name,
+            &[Counted::TOPIC.to_owned()],
+            Mode::default(),
+            start,
+        )
+        .await
+        .unwrap();
     }
 
     pub(crate) async fn close(self) {

@@ -1,19 +1,33 @@
 use std::collections::HashMap;
 
-/// Events of a partition that cost a batch its connection, judged when the batch comes again.
+/// Events of a partition that cost a batch its connection or its process, judged when the batch comes again.
 pub(crate) type Verdicts = HashMap<i64, Verdict>;
 
 /// What becomes of such an event.
 #[derive(Debug, Clone)]
 pub(crate) struct Verdict {
     pub(crate) error: String,
+    pub(crate) charge: Charge,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Charge {
+    /// A failed attempt.
+    Attempt,
     /// It would do the same again.
-    pub(crate) rejected: bool,
+    Rejection,
+    /// Its process died of it.
+    Death,
 }
 
 impl Verdict {
     pub(crate) fn timed_out(timeout: std::time::Duration) -> Self {
-        Self { error: format!("the handler took longer than its time-out of {timeout:?}"), rejected: false }
+        Self { error: format!("the handler took longer than its time-out of {timeout:?}"), charge: Charge::Attempt }
+    }
+
+    pub(crate) fn died() -> Self {
+        let error = "the process died while it handled this event alone (abort, out of memory, kill)".to_owned();
+        Self { error, charge: Charge::Death }
     }
 
     /// Where an error of ours says that the delivery's transaction, or our savepoint in it, is gone: nobody but the handler can have ended
@@ -25,7 +39,7 @@ impl Verdict {
             error: "the handler ended the delivery's transaction: what it and its neighbours wrote may be committed, though the \
                     neighbours are delivered again; leave commit and rollback to the consumer, and use a savepoint of your own to undo"
                 .to_owned(),
-            rejected: true,
+            charge: Charge::Rejection,
         })
     }
 }

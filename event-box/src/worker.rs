@@ -7,15 +7,18 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, Postgres, SqlSafeStr
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    batch::{Batch, BatchError, Done, Policy, Ran},
+    batch::{Assignment, Batch, BatchError, Done, Ran},
     claim::{Partition, Session, open},
     deadline::within,
     event_box::EventBox,
     failure::chain,
     look::{Look, look},
+    policy::Policy,
+    process::Process,
     read::ReadError,
+    report::{Hook, report},
     router::Dispatch,
-    verdict::{Verdict, Verdicts},
+    verdict::{Charge, Verdict},
 };
 
 /// What every worker of a group needs.
@@ -24,6 +27,8 @@ pub(crate) struct Shared {
     pub(crate) group: String,
     pub(crate) dispatch: Arc<dyn Dispatch>,
     pub(crate) policy: Policy,
+    pub(crate) dead_letter_hook: Option<Hook>,
+    pub(crate) process: Process,
     pub(crate) shutdown: CancellationToken,
 }
 
@@ -89,18 +94,25 @@ impl Shared {
         &self,
         kept: Option<PoolConnection<Postgres>>,
         partition: i16,
-        limit: usize,
-        verdicts: &Verdicts,
+        assignment: &Assignment,
     ) -> Answer<Result<Option<Done>, BatchError>> {
         let mut held = match self.connect(kept).await {
             Ok(held) => held,
             Err(error) => return (None, Err(error.into())),
         };
         let (mut backend, ran) = (None, Ran::default());
-        match self.deliver(&mut held, partition, limit, verdicts, &ran, &mut backend).await {
-            Ok(done) => (held.into_inner(), Ok(done)),
+        match self.deliver(&mut held, partition, assignment, &ran, &mut backend).await {
+            Ok(done) => {
+                self.process.ended(partition);
+                if let Some(done) = &done {
+                    let timeout = self.policy.handler_timeout;
+                    report(&self.group, &done.failures, self.dead_letter_hook.as_ref(), timeout).await;
+                }
+                (held.into_inner(), Ok(done))
+            }
             Err(error) => {
                 drop(held);
+                self.process.lived(partition);
                 let error = blame(error, &ran);
                 if let (BatchError::Verdict { .. }, Some(backend)) = (&error, backend) {
                     self.terminate(backend).await;
@@ -114,24 +126,26 @@ impl Shared {
         &self,
         held: &mut Held,
         partition: i16,
-        limit: usize,
-        verdicts: &Verdicts,
+        assignment: &Assignment,
         ran: &Ran,
         backend: &mut Option<i32>,
     ) -> Result<Option<Done>, BatchError> {
         let connection = held.connection()?;
         let schema = self.log.schema();
+        let partition = Partition { schema, group: &self.group, number: partition };
         let begin = AssertSqlSafe(self.begin()).into_sql_str();
         let mut tx = within(self.policy.statement_timeout(), connection.begin_with(begin)).await?;
-        let (opening, session): (_, Session) = within(self.policy.statement_timeout(), open(&mut tx, schema)).await?;
+        let (opening, session): (_, Session) =
+            within(self.policy.statement_timeout(), open(&mut tx, partition)).await?;
         *backend = Some(session.backend);
         let batch = Batch {
-            partition: Partition { schema, group: &self.group, number: partition },
+            partition,
+            pool: self.log.pool(),
+            process: &self.process,
             dispatch: &*self.dispatch,
             policy: &self.policy,
             shutdown: &self.shutdown,
-            limit,
-            verdicts,
+            assignment,
             ran,
         };
         let done = batch.run(&mut tx, opening, &session).await?;
@@ -173,10 +187,10 @@ fn blame(error: BatchError, ran: &Ran) -> BatchError {
         (Some(code), _) if passing(code) => error.into(),
         (_, 1) => BatchError::Verdict {
             sequence: ran.last.load(Ordering::Relaxed),
-            verdict: Verdict {
+            verdict: Verdict::on_ended_transaction(&error).unwrap_or_else(|| Verdict {
                 error: format!("refused after the handler had answered: {}", chain(&error)),
-                rejected: false,
-            },
+                charge: Charge::Attempt,
+            }),
         },
         _ => BatchError::Refused(error),
     }

@@ -252,7 +252,7 @@ async fn a_handler_that_ends_the_transaction_gets_a_clear_error_and_harms_no_nei
     log.wait_until("select count(*) from event_box.parked where dead_at is not null", 3).await;
     running.stop().await.unwrap();
     let dead: Vec<(String, i64, String)> = sqlx::query_as(
-        "select p.partition_key, (payload ->> 'n')::bigint, error from event_box.parked p join event_box.events using (partition, sequence)
+        "select p.partition_key, (events.payload ->> 'n')::bigint, error from event_box.parked p join event_box.events using (partition, sequence)
          where dead_at is not null order by 1",
     )
     .fetch_all(&log.pool)

@@ -11,9 +11,10 @@ use sqlx::PgConnection;
 
 use super::*;
 use crate::{
-    Event, Outbox,
+    Event, Failure, Outbox,
     claim::open,
     consumer::Settings,
+    context::Delivery,
     group::Start,
     test_log::{Counted, TestLog},
 };
@@ -53,6 +54,14 @@ impl Dispatch for Notebook {
     }
 }
 
+/// What a batch reads before it claims.
+async fn opened(log: &TestLog, connection: &mut PgConnection) -> (Opening, Session) {
+    let partition = Partition { schema: &log.schema, group: "g", number: 0 };
+    let (opening, session) = open(connection, partition).await.unwrap();
+    // Rollbacks here are no deaths.
+    (opening, Session { aborted: None, ..session })
+}
+
 async fn batch(
     log: &TestLog,
     connection: &mut PgConnection,
@@ -63,13 +72,15 @@ async fn batch(
     opened: &(Opening, Session),
 ) -> Option<Done> {
     let policy = Settings::default().policy;
+    let assignment = Assignment { rows: limit, events: limit, verdicts: Verdicts::new(), suspect: None };
     let batch = Batch {
         partition: Partition { schema: &log.schema, group, number: partition },
+        pool: &log.pool,
+        process: &Process::new(log.into(), group.to_owned()),
         dispatch: notebook,
         policy: &policy,
         shutdown: &CancellationToken::new(),
-        limit,
-        verdicts: &Verdicts::new(),
+        assignment: &assignment,
         ran: &Ran::default(),
     };
     batch.run(connection, opened.0, &opened.1).await.unwrap()
@@ -81,7 +92,7 @@ async fn drain(log: &TestLog, group: &str) -> Vec<Counted> {
     for partition in 0..64 {
         loop {
             let mut tx = log.pool.begin().await.unwrap();
-            let opened = open(&mut tx, &log.schema).await.unwrap();
+            let opened = opened(&log, &mut tx).await;
             let done = batch(log, &mut tx, group, partition, 7, &notebook, &opened).await.unwrap();
             tx.commit().await.unwrap();
             if !done.more {
@@ -125,7 +136,7 @@ async fn batches_that_end_early_at_every_point_double_and_lose_nothing() {
     for round in 0..60 {
         let notebook = Notebook::new(round % 2);
         let mut tx = log.pool.begin().await.unwrap();
-        let opened = open(&mut tx, &log.schema).await.unwrap();
+        let opened = opened(&log, &mut tx).await;
         let done = batch(&log, &mut tx, "g", partition, 3, &notebook, &opened).await.unwrap();
         tx.commit().await.unwrap();
         delivered.extend(notebook.take().into_iter().map(|event| event.n));
@@ -157,7 +168,7 @@ async fn two_batches_and_two_partitions_in_one_transaction() {
     assert_ne!(first, second);
     let notebook = Notebook::new(usize::MAX);
     let mut tx = log.pool.begin().await.unwrap();
-    let opened = open(&mut tx, &log.schema).await.unwrap();
+    let opened = opened(&log, &mut tx).await;
     for partition in [first, second, first] {
         batch(&log, &mut tx, "g", partition, 2, &notebook, &opened).await.unwrap();
         // An event that commits between two batches of one transaction.
@@ -184,7 +195,7 @@ async fn an_emit_before_a_read_in_one_transaction_is_delivered_once_after_the_co
     let notebook = Notebook::new(usize::MAX);
     let mut tx = log.pool.begin().await.unwrap();
     outbox.emit(&mut *tx, &counted("k", 2)).await.unwrap();
-    let opened = open(&mut tx, &log.schema).await.unwrap();
+    let opened = opened(&log, &mut tx).await;
     assert!(opened.0.bound);
     batch(&log, &mut tx, "g", partition, 10, &notebook, &opened).await.unwrap();
     outbox.emit(&mut *tx, &counted("k", 3)).await.unwrap();
@@ -320,7 +331,7 @@ async fn random_worker(
         if random.u8(0..4) == 0 {
             emit_next(&mut tx, &own).await;
         }
-        let opened = open(&mut tx, &log.schema).await.unwrap();
+        let opened = opened(&log, &mut tx).await;
         for _ in 0..random.u8(1..4) {
             let partition = partitions[random.usize(..partitions.len())];
             batch(&log, &mut tx, group, partition, random.usize(1..9), &notebook, &opened).await;

@@ -1,0 +1,172 @@
+use std::sync::atomic::Ordering;
+
+use sqlx::PgConnection;
+
+use crate::{
+    batch::{Batch, BatchError, Halt, Unavailable},
+    context::Delivery,
+    failure::{Failure, chain, is_conflict, is_in_failed_transaction},
+    parked::{Parking, Reason, Tries},
+    progress::Progress,
+    record::Record,
+    verdict::{Charge, Verdict},
+};
+
+/// What became of one event.
+#[derive(Debug, Clone)]
+pub(crate) enum Fate {
+    Handled,
+    Parked(Parking),
+    Unavailable(Unavailable),
+    /// A deadlock, while locks of events before it were held: it begins the next batch, which holds none.
+    Conflict,
+}
+
+impl Batch<'_> {
+    /// Runs the handlers of one event, and undoes what they wrote where they failed.
+    pub(crate) async fn attempt(
+        &self,
+        connection: &mut PgConnection,
+        record: &Record,
+        tries: Tries,
+        progress: &mut Progress,
+    ) -> Result<Fate, Halt> {
+        let sequence = record.sequence;
+        if self.dispatch.topics().binary_search(&record.topic).is_err() {
+            return Ok(Fate::Parked(self.no_handler(record)));
+        }
+        if let Some(fate) = progress.fates.get(&sequence) {
+            progress.recalled += 1;
+            return Ok(self.doubt(record, tries, fate.clone(), progress));
+        }
+        if let Some(verdict) = progress.care.deadly.get(&sequence).or_else(|| self.assignment.verdicts.get(&sequence)) {
+            progress.done.judged.push(sequence);
+            return Ok(Fate::Parked(self.judge(record, tries, verdict)));
+        }
+        if progress.care.left > 0 || tries.deaths > 0 {
+            self.process.begins(self.partition.number);
+            self.within(self.partition.begin(self.pool, sequence, self.process.id)).await?;
+            progress.care.has_starts = true;
+        }
+        self.ran.events.fetch_add(1, Ordering::Relaxed);
+        self.ran.last.store(sequence, Ordering::Relaxed);
+        let savepoint = &mut progress.savepoint;
+        let delivery = Delivery {
+            connection,
+            savepoint,
+            record,
+            group: self.partition.group,
+            attempt: tries.attempts.saturating_add(1),
+        };
+        let timeout = self.policy.handler_timeout;
+        let Ok(result) = tokio::time::timeout(timeout, self.dispatch.deliver(delivery)).await else {
+            return Err(BatchError::Verdict { sequence, verdict: Verdict::timed_out(timeout) }.into());
+        };
+        let judged = |error: sqlx::Error| match Verdict::on_ended_transaction(&error) {
+            Some(verdict) => BatchError::Verdict { sequence, verdict },
+            None => error.into(),
+        };
+        let failure = match result {
+            Ok(()) => match self.within(savepoint.keep(connection)).await {
+                Ok(()) => return Ok(Fate::Handled),
+                Err(error) => swallowed(error).map_err(judged)?,
+            },
+            Err(failure) => failure,
+        };
+        if savepoint.is_lost() {
+            // The event is not to blame for what it was told.
+            return Err(sqlx::Error::Io(std::io::ErrorKind::ConnectionAborted.into()).into());
+        }
+        let fate = match failure {
+            // Without savepoints, an earlier event's failed statement that its handler did not tell of.
+            Failure::Retry(error) if savepoint.is_off() && is_in_failed_transaction(&*error) => {
+                return Err(Halt::Hidden);
+            }
+            Failure::Retry(error) if progress.done.handled > 0 && is_conflict(&*error) => Fate::Conflict,
+            Failure::Retry(error) => Fate::Parked(self.judge(record, tries, &verdict(&*error, Charge::Attempt))),
+            Failure::Reject(error) => Fate::Parked(self.judge(record, tries, &verdict(&*error, Charge::Rejection))),
+            Failure::Unavailable(error) => Fate::Unavailable(Unavailable {
+                sequence,
+                error: chain(&*error),
+                tried_before: tries.attempts > 0,
+                alone: false,
+            }),
+            Failure::Snooze(wait) => Fate::Parked(Parking {
+                reason: Reason::Snoozed,
+                attempts: tries.attempts,
+                deaths: tries.deaths,
+                due_in: Some(wait),
+                ..Parking::waiting(record)
+            }),
+        };
+        if savepoint.cannot_undo() {
+            return Err(Halt::Again { sequence, fate });
+        }
+        self.within(savepoint.undo(connection)).await.map_err(judged)?;
+        Ok(self.doubt(record, tries, fate, progress))
+    }
+
+    /// The suspect of an outage is parked for now, so that one of another key can be tried.
+    fn doubt(&self, record: &Record, tries: Tries, fate: Fate, progress: &mut Progress) -> Fate {
+        let Fate::Unavailable(unavailable) = fate else { return fate };
+        if self.assignment.suspect != Some(record.sequence) {
+            return Fate::Unavailable(unavailable);
+        }
+        let error =
+            format!("said to be unavailable, while another event went through at the same time: {}", unavailable.error);
+        progress.doubted = Some(unavailable);
+        Fate::Parked(self.judge(record, tries, &Verdict { error, charge: Charge::Attempt }))
+    }
+
+    fn judge(&self, record: &Record, tries: Tries, verdict: &Verdict) -> Parking {
+        let Tries { mut attempts, mut deaths } = tries;
+        let topic = &record.topic;
+        let (failures, dead) = match verdict.charge {
+            Charge::Death => {
+                deaths = deaths.saturating_add(1);
+                (deaths, deaths >= self.policy.max_deaths)
+            }
+            charge => {
+                attempts = attempts.saturating_add(1);
+                (attempts, charge == Charge::Rejection || attempts >= self.policy.max_attempts(topic))
+            }
+        };
+        Parking {
+            reason: Reason::Failed,
+            attempts,
+            deaths,
+            error: Some(verdict.error.clone()),
+            due_in: (!dead).then(|| self.policy.backoff(topic).after(failures)),
+            dead,
+            holds_key: dead && self.policy.hold_keys && record.partition_key.is_some(),
+            ..Parking::waiting(record)
+        }
+    }
+
+    /// Another process of the group may know the topic: during a rolling deployment, the newer one.
+    fn no_handler(&self, record: &Record) -> Parking {
+        let (group, topic, sequence) = (self.partition.group, &record.topic, record.sequence);
+        tracing::debug!(
+            group,
+            topic,
+            sequence,
+            "there is no handler for this topic here, its event waits for a process with one"
+        );
+        Parking { reason: Reason::NoHandler, ..Parking::waiting(record) }
+    }
+}
+
+fn verdict(error: &(dyn std::error::Error + 'static), charge: Charge) -> Verdict {
+    Verdict { error: chain(error), charge }
+}
+
+/// A handler that answered `Ok` though one of its statements had failed: the transaction is aborted, nothing after that was written.
+fn swallowed(error: sqlx::Error) -> Result<Failure, sqlx::Error> {
+    if !is_in_failed_transaction(&error) {
+        return Err(error);
+    }
+    Ok(Failure::Retry(
+        "the handler returned Ok after a statement of its had failed: return that error, or use a savepoint of its own"
+            .into(),
+    ))
+}

@@ -1,0 +1,59 @@
+use std::{collections::HashMap, time::Duration};
+
+use crate::{backoff::Backoff, mode::Mode};
+
+/// How a group's batches are sized, and what becomes of events that fail.
+#[derive(Debug, Clone)]
+pub(crate) struct Policy {
+    pub(crate) mode: Mode,
+    pub(crate) batch_size: usize,
+    pub(crate) batch_bytes: usize,
+    /// No further event starts once a batch has taken this long.
+    pub(crate) batch_time: Duration,
+    pub(crate) handler_timeout: Duration,
+    pub(crate) max_attempts: u32,
+    pub(crate) max_deaths: u32,
+    pub(crate) backoff: Backoff,
+    /// What is different for events of a topic.
+    pub(crate) topics: HashMap<&'static str, TopicPolicy>,
+    /// A dead letter's key waits until a person decides.
+    pub(crate) hold_keys: bool,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(crate) struct TopicPolicy {
+    pub(crate) max_attempts: Option<u32>,
+    pub(crate) backoff: Option<Backoff>,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            mode: Mode::default(),
+            batch_size: 1_000,
+            batch_bytes: 8 * 1024 * 1024,
+            batch_time: Duration::from_secs(5),
+            handler_timeout: Duration::from_secs(30),
+            max_attempts: 15,
+            max_deaths: 3,
+            backoff: Backoff::default(),
+            topics: HashMap::new(),
+            hold_keys: false,
+        }
+    }
+}
+
+impl Policy {
+    /// Above the server's own limit, so that this one decides only where the server is gone.
+    pub(crate) fn statement_timeout(&self) -> Duration {
+        self.handler_timeout + Duration::from_secs(15)
+    }
+
+    pub(crate) fn max_attempts(&self, topic: &str) -> u32 {
+        self.topics.get(topic).and_then(|policy| policy.max_attempts).unwrap_or(self.max_attempts)
+    }
+
+    pub(crate) fn backoff(&self, topic: &str) -> &Backoff {
+        self.topics.get(topic).and_then(|policy| policy.backoff.as_ref()).unwrap_or(&self.backoff)
+    }
+}

@@ -1,0 +1,65 @@
+use std::collections::{HashMap, HashSet};
+
+use tokio::time::Instant;
+
+use crate::{
+    attempt::Fate,
+    batch::{Done, Unavailable},
+    care::Care,
+    parked::Parking,
+    savepoint::Savepoint,
+};
+
+/// What one pass over a batch's events has done so far.
+pub(crate) struct Progress {
+    pub(crate) started: Instant,
+    pub(crate) savepoint: Savepoint,
+    /// Not yet written.
+    pub(crate) parkings: Vec<Parking>,
+    /// Keys with an event before which nothing of theirs may go out.
+    pub(crate) blocked: HashSet<String>,
+    /// No further event may start.
+    pub(crate) closed: bool,
+    /// Rows of the log, and retries, that were dealt with.
+    pub(crate) passed: usize,
+    /// Nothing is left in the partition.
+    pub(crate) exhausted: bool,
+    /// Nothing may be delivered to the group.
+    pub(crate) paused: bool,
+    pub(crate) care: Care,
+    /// The suspect said again that the other side is unavailable, and is parked for now.
+    pub(crate) doubted: Option<Unavailable>,
+    /// What earlier passes found out.
+    pub(crate) fates: HashMap<i64, Fate>,
+    /// How many of them this pass has met.
+    pub(crate) recalled: usize,
+    pub(crate) done: Done,
+}
+
+impl Progress {
+    pub(crate) fn new(started: Instant, care: Care, all_or_nothing: bool) -> Self {
+        Self {
+            started,
+            savepoint: Savepoint::new(all_or_nothing),
+            parkings: Vec::new(),
+            blocked: HashSet::new(),
+            closed: false,
+            passed: 0,
+            exhausted: false,
+            paused: false,
+            care,
+            doubted: None,
+            fates: HashMap::new(),
+            recalled: 0,
+            done: Done::default(),
+        }
+    }
+
+    /// The same batch from its beginning, with what is known of it by now.
+    pub(crate) fn again(self, known: Option<(i64, Fate)>, savepoints: bool) -> Self {
+        let all_or_nothing = self.savepoint.is_off() && !savepoints;
+        let mut fates = self.fates;
+        fates.extend(known);
+        Self { fates, ..Self::new(self.started, self.care, all_or_nothing) }
+    }
+}
