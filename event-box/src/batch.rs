@@ -177,7 +177,7 @@ impl Batch<'_> {
         if progress.care.has_starts {
             self.within(self.partition.end(connection, self.process.id, &done.judged)).await?;
         }
-        let careful = if progress.exhausted { 0 } else { progress.care.left.saturating_sub(progress.passed) };
+        let careful = progress.careful();
         self.within(self.partition.advance(connection, &advance, careful)).await?;
         Ok(Some(progress.done))
     }

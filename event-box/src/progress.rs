@@ -62,4 +62,14 @@ impl Progress {
         fates.extend(known);
         Self { fates, ..Self::new(self.started, self.care, all_or_nothing) }
     }
+
+    /// How many events are to go one a transaction after this batch: none once the culprit is named, or nothing is left.
+    pub(crate) fn careful(&self) -> usize {
+        let deadly = &self.care.deadly;
+        let named = !deadly.is_empty() && deadly.keys().all(|sequence| self.done.judged.contains(sequence));
+        if named || self.exhausted {
+            return 0;
+        }
+        self.care.left.saturating_sub(self.passed)
+    }
 }
