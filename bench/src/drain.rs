@@ -28,33 +28,51 @@ pub(crate) async fn no_op(
     events: usize,
     workers: usize,
 ) -> anyhow::Result<Comparison> {
-    let ours = async || {
-        let counter = Arc::new(Counter { left: AtomicUsize::new(events), done: Notify::new() });
-        let consumer = Consumer::builder(&stage.pool, "drain")
-            .state(counter.clone())
-            .on(async |event: OrderPlaced, cx: &mut Context<'_, Arc<Counter>>| -> Result<(), BoxError> {
-                std::hint::black_box(event);
-                if cx.state().left.fetch_sub(1, Ordering::Relaxed) == 1 {
-                    cx.state().done.notify_one();
-                }
-                Ok(())
-            })
-            .workers(workers)
-            .retention(None)
-            .build()?;
-        let shutdown = CancellationToken::new();
-        let started = Instant::now();
-        let running = tokio::spawn(consumer.run(shutdown.clone()));
-        counter.done.notified().await;
-        let took = started.elapsed();
-        shutdown.cancel();
-        running.await??;
-        event_box::remove_group(&stage.pool, "drain").await?;
-        Ok(took)
-    };
+    let ours = async || drain(stage, events, workers).await;
     let raw = async || keyset(stage).await;
     let what = format!("drain, no-op, {workers} worker{}", if workers == 1 { "" } else { "s" });
     Comparison::run(what, repetitions, events, ours, raw).await
+}
+
+/// What parked events cost those that go by: the same drain where each partition holds ten events that wait for a retry, beside one where
+/// nothing is parked.
+pub(crate) async fn beside_parked(stage: &Stage, repetitions: usize, events: usize) -> anyhow::Result<Comparison> {
+    let ours = async || {
+        // Of keys that no other event has; their retry is far off.
+        let park = "insert into event_box.parked (group_name, partition, sequence, topic, partition_key, reason, attempts, due_at)
+                    select 'drain', p, i, 'orders.placed', 'parked-' || i, 'failed', 1, now() + interval '1 day'
+                    from generate_series(0, 63) as p, generate_series(1, 10) as i";
+        sqlx::query(park).execute(&stage.pool).await?;
+        sqlx::query("analyze event_box.parked").execute(&stage.pool).await?;
+        drain(stage, events, 1).await
+    };
+    let raw = async || drain(stage, events, 1).await;
+    Comparison::run("drain beside 640 parked events, of one without".to_owned(), repetitions, events, ours, raw).await
+}
+
+async fn drain(stage: &Stage, events: usize, workers: usize) -> anyhow::Result<Duration> {
+    let counter = Arc::new(Counter { left: AtomicUsize::new(events), done: Notify::new() });
+    let consumer = Consumer::builder(&stage.pool, "drain")
+        .state(counter.clone())
+        .on(async |event: OrderPlaced, cx: &mut Context<'_, Arc<Counter>>| -> Result<(), BoxError> {
+            std::hint::black_box(event);
+            if cx.state().left.fetch_sub(1, Ordering::Relaxed) == 1 {
+                cx.state().done.notify_one();
+            }
+            Ok(())
+        })
+        .workers(workers)
+        .retention(None)
+        .build()?;
+    let shutdown = CancellationToken::new();
+    let started = Instant::now();
+    let running = tokio::spawn(consumer.run(shutdown.clone()));
+    counter.done.notified().await;
+    let took = started.elapsed();
+    shutdown.cancel();
+    running.await??;
+    event_box::remove_group(&stage.pool, "drain").await?;
+    Ok(took)
 }
 
 async fn keyset(stage: &Stage) -> anyhow::Result<Duration> {

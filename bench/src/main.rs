@@ -60,6 +60,7 @@ async fn main() -> anyhow::Result<()> {
         for workers in [1, 2] {
             comparisons.push(tell(drain::no_op(&stage, arguments.repetitions, sized(100_000), workers).await?));
         }
+        comparisons.push(tell(drain::beside_parked(&stage, arguments.repetitions, sized(100_000)).await?));
     }
     stage.close().await?;
     if arguments.json {
