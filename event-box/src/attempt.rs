@@ -43,9 +43,9 @@ impl Batch<'_> {
             progress.done.judged.push(sequence);
             return Ok(Fate::Parked(self.judge(record, tries, verdict)));
         }
-        if progress.care.left > 0 || tries.deaths > 0 {
-            self.process.begins(self.partition.number);
-            self.within(self.partition.begin(self.pool, sequence, self.process.id)).await?;
+        if let Some(watch) = self.watch.filter(|_| progress.care.left > 0 || tries.deaths > 0) {
+            watch.process.begins(self.partition.number);
+            self.within(self.partition.begin(watch.pool, sequence, watch.process.id)).await?;
             progress.care.has_starts = true;
         }
         self.ran.events.fetch_add(1, Ordering::Relaxed);

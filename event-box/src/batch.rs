@@ -23,14 +23,22 @@ use crate::{
 /// One partition's events on their way to a group's handlers, in a transaction that the caller began and will commit.
 pub(crate) struct Batch<'a> {
     pub(crate) partition: Partition<'a>,
-    pub(crate) pool: &'a PgPool,
-    pub(crate) process: &'a Process,
+    /// Who finds out which event kills; `None` where a rollback is no sign of a death.
+    pub(crate) watch: Option<Watch<'a>>,
     pub(crate) dispatch: &'a dyn Dispatch,
     pub(crate) policy: &'a Policy,
     pub(crate) shutdown: &'a CancellationToken,
     pub(crate) assignment: &'a Assignment,
     /// What was run, for whoever asks after the batch has failed.
     pub(crate) ran: &'a Ran,
+}
+
+/// What it takes to know which event a process died of.
+#[derive(Clone, Copy)]
+pub(crate) struct Watch<'a> {
+    pub(crate) process: &'a Process,
+    /// What is begun is recorded outside of the batch's transaction.
+    pub(crate) pool: &'a PgPool,
 }
 
 /// What a batch is to do.
@@ -132,10 +140,7 @@ impl Batch<'_> {
         session: &Session,
     ) -> Result<Option<Done>, BatchError> {
         let Some(claim) = self.within(self.partition.claim(connection)).await? else { return Ok(None) };
-        let earlier = self.process.claimed(self.partition.number, claim.xid);
-        // Where it was this process that rolled back, it lives.
-        let aborted = session.aborted.is_some_and(|xid| xid != earlier);
-        let care = self.care(connection, claim.careful, session.aborted.is_some(), aborted).await?;
+        let care = self.care(connection, &claim, session).await?;
         if care.waits {
             self.within(self.partition.advance(connection, &Advance::Nothing, care.left)).await?;
             return Ok(Some(Done { waits: true, ..Done::default() }));
@@ -174,8 +179,8 @@ impl Batch<'_> {
         }
         done.more |= claim.cursor.target.is_some() && !progress.paused;
         done.out_of_savepoints = !progress.savepoint.has_room();
-        if progress.care.has_starts {
-            self.within(self.partition.end(connection, self.process.id, &done.judged)).await?;
+        if let Some(watch) = self.watch.filter(|_| progress.care.has_starts) {
+            self.within(self.partition.end(connection, watch.process.id, &done.judged)).await?;
         }
         let careful = progress.careful();
         self.within(self.partition.advance(connection, &advance, careful)).await?;

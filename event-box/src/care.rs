@@ -1,7 +1,8 @@
 use sqlx::PgConnection;
 
 use crate::{
-    batch::{Batch, BatchError},
+    batch::{Batch, BatchError, Watch},
+    claim::{Claim, Session},
     verdict::{Verdict, Verdicts},
 };
 
@@ -36,24 +37,26 @@ impl Batch<'_> {
     pub(crate) async fn care(
         &self,
         connection: &mut PgConnection,
-        left: usize,
-        aborted: bool,
-        aborted_elsewhere: bool,
+        claim: &Claim,
+        session: &Session,
     ) -> Result<Care, BatchError> {
-        let mut care = Care { left, ..Care::default() };
-        if !aborted && left == 0 {
+        let mut care = Care { left: claim.careful, ..Care::default() };
+        let Some(Watch { process, .. }) = self.watch else { return Ok(Care::default()) };
+        let earlier = process.claimed(self.partition.number, claim.xid);
+        if session.aborted.is_none() && care.left == 0 {
             return Ok(care);
         }
         let (partition, group) = (self.partition.number, self.partition.group);
-        let starts = self.within(self.partition.starts(connection, self.process.id)).await?;
+        let starts = self.within(self.partition.starts(connection, process.id)).await?;
         care.has_starts = !starts.is_empty();
-        let foreign = || starts.iter().filter(|start| start.process != self.process.id);
+        let foreign = || starts.iter().filter(|start| start.process != process.id);
         if foreign().next().is_some() {
             // Asked again, until it is settled.
             care.left = care.left.max(1);
             care.waits = foreign().any(|start| !start.abandoned);
             care.deadly = foreign().map(|start| (start.sequence, Verdict::died())).collect();
-        } else if aborted_elsewhere {
+        } else if session.aborted.is_some_and(|xid| xid != earlier) {
+            // Where it was this process that rolled back, it lives.
             care.left = self.policy.batch_size;
             tracing::warn!(
                 group,

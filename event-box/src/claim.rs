@@ -21,6 +21,7 @@ pub(crate) struct Session {
     pub(crate) plan_cache_mode: String,
     /// The transaction that claimed the partition last, where it was rolled back: its process may have died of an event.
     pub(crate) aborted: Option<u64>,
+    pub(crate) isolation: String,
 }
 
 /// A partition's cursor, locked.
@@ -46,6 +47,7 @@ pub(crate) async fn open(
                   pg_backend_pid() as "backend!",
                   current_setting('jit') as "jit!",
                   current_setting('plan_cache_mode') as "plan_cache_mode!",
+                  current_setting('transaction_isolation') as "isolation!",
                   (select case when xid between 3 and next - 1 then
                               case when pg_xact_status(xid::text::xid8) = 'aborted' then xid end
                           end
@@ -62,8 +64,14 @@ pub(crate) async fn open(
     .fetch_one(partition.schema.over(connection))
     .await?;
     let opening = Opening { last_value: row.last_value, bound: row.bound };
-    let aborted = row.aborted.map(|xid| xid as u64);
-    Ok((opening, Session { backend: row.backend, jit: row.jit, plan_cache_mode: row.plan_cache_mode, aborted }))
+    let session = Session {
+        backend: row.backend,
+        jit: row.jit,
+        plan_cache_mode: row.plan_cache_mode,
+        aborted: row.aborted.map(|xid| xid as u64),
+        isolation: row.isolation,
+    };
+    Ok((opening, session))
 }
 
 impl Partition<'_> {

@@ -26,8 +26,19 @@ pub(crate) async fn look(
     let begin = "begin isolation level read committed read only; set local plan_cache_mode = force_generic_plan; set local jit = off; \
                  set local statement_timeout = 30000";
     let mut tx = connection.begin_with(begin).await?;
-    let rows = sqlx::query_file!("src/look.sql", group, topics).fetch_all(schema.over(&mut *tx)).await?;
+    let look = look_within(&mut tx, schema, group, topics).await?;
     tx.commit().await?;
+    Ok(look)
+}
+
+/// The same in a transaction that is open already.
+pub(crate) async fn look_within(
+    connection: &mut PgConnection,
+    schema: &Schema,
+    group: &str,
+    topics: &[String],
+) -> Result<Option<Look>, sqlx::Error> {
+    let rows = sqlx::query_file!("src/look.sql", group, topics).fetch_all(schema.over(connection)).await?;
     if rows.is_empty() {
         return Ok(None);
     }

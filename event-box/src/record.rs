@@ -5,7 +5,7 @@ use uuid::Uuid;
 use crate::headers::Headers;
 
 /// One event as it stands in the log.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Record {
     pub(crate) sequence: i64,
     pub(crate) id: Uuid,

@@ -7,7 +7,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, Postgres, SqlSafeStr
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    batch::{Assignment, Batch, BatchError, Done, Ran},
+    batch::{Assignment, Batch, BatchError, Done, Ran, Watch},
     claim::{Partition, Session, open},
     deadline::within,
     event_box::EventBox,
@@ -140,8 +140,7 @@ impl Shared {
         *backend = Some(session.backend);
         let batch = Batch {
             partition,
-            pool: self.log.pool(),
-            process: &self.process,
+            watch: Some(Watch { process: &self.process, pool: self.log.pool() }),
             dispatch: &*self.dispatch,
             policy: &self.policy,
             shutdown: &self.shutdown,

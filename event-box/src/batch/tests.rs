@@ -57,9 +57,7 @@ impl Dispatch for Notebook {
 /// What a batch reads before it claims.
 async fn opened(log: &TestLog, connection: &mut PgConnection) -> (Opening, Session) {
     let partition = Partition { schema: &log.schema, group: "g", number: 0 };
-    let (opening, session) = open(connection, partition).await.unwrap();
-    // Rollbacks here are no deaths.
-    (opening, Session { aborted: None, ..session })
+    open(connection, partition).await.unwrap()
 }
 
 async fn batch(
@@ -75,8 +73,7 @@ async fn batch(
     let assignment = Assignment { rows: limit, events: limit, verdicts: Verdicts::new(), suspect: None };
     let batch = Batch {
         partition: Partition { schema: &log.schema, group, number: partition },
-        pool: &log.pool,
-        process: &Process::new(log.into(), group.to_owned()),
+        watch: None,
         dispatch: notebook,
         policy: &policy,
         shutdown: &CancellationToken::new(),
