@@ -41,7 +41,7 @@ impl Batch<'_> {
         }
         if let Some(verdict) = progress.care.deadly.get(&sequence).or_else(|| self.assignment.verdicts.get(&sequence)) {
             progress.done.judged.push(sequence);
-            return Ok(Fate::Parked(self.judge(record, tries, verdict)));
+            return Ok(Fate::Parked(self.policy.judge(record, tries, verdict)));
         }
         if let Some(watch) = self.watch.filter(|_| progress.care.left > 0 || tries.deaths > 0) {
             watch.process.begins(self.partition.number);
@@ -83,8 +83,10 @@ impl Batch<'_> {
                 return Err(Halt::Hidden);
             }
             Failure::Retry(error) if progress.done.handled > 0 && is_conflict(&*error) => Fate::Conflict,
-            Failure::Retry(error) => Fate::Parked(self.judge(record, tries, &verdict(&*error, Charge::Attempt))),
-            Failure::Reject(error) => Fate::Parked(self.judge(record, tries, &verdict(&*error, Charge::Rejection))),
+            Failure::Retry(error) => Fate::Parked(self.policy.judge(record, tries, &verdict(&*error, Charge::Attempt))),
+            Failure::Reject(error) => {
+                Fate::Parked(self.policy.judge(record, tries, &verdict(&*error, Charge::Rejection)))
+            }
             Failure::Unavailable(error) => Fate::Unavailable(Unavailable {
                 sequence,
                 error: chain(&*error),
@@ -115,32 +117,7 @@ impl Batch<'_> {
         let error =
             format!("said to be unavailable, while another event went through at the same time: {}", unavailable.error);
         progress.doubted = Some(unavailable);
-        Fate::Parked(self.judge(record, tries, &Verdict { error, charge: Charge::Attempt }))
-    }
-
-    fn judge(&self, record: &Record, tries: Tries, verdict: &Verdict) -> Parking {
-        let Tries { mut attempts, mut deaths } = tries;
-        let topic = &record.topic;
-        let (failures, dead) = match verdict.charge {
-            Charge::Death => {
-                deaths = deaths.saturating_add(1);
-                (deaths, deaths >= self.policy.max_deaths)
-            }
-            charge => {
-                attempts = attempts.saturating_add(1);
-                (attempts, charge == Charge::Rejection || attempts >= self.policy.max_attempts(topic))
-            }
-        };
-        Parking {
-            reason: Reason::Failed,
-            attempts,
-            deaths,
-            error: Some(verdict.error.clone()),
-            due_in: (!dead).then(|| self.policy.backoff(topic).after(failures)),
-            dead,
-            holds_key: dead && self.policy.hold_keys && record.partition_key.is_some(),
-            ..Parking::waiting(record)
-        }
+        Fate::Parked(self.policy.judge(record, tries, &Verdict { error, charge: Charge::Attempt }))
     }
 
     /// Another process of the group may know the topic: during a rolling deployment, the newer one.

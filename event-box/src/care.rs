@@ -43,6 +43,7 @@ impl Batch<'_> {
         let mut care = Care { left: claim.careful, ..Care::default() };
         let Some(Watch { process, .. }) = self.watch else { return Ok(Care::default()) };
         let earlier = process.claimed(self.partition.number, claim.xid);
+        let earlier_left = process.is_careful(self.partition.number, care.left);
         if session.aborted.is_none() && care.left == 0 {
             return Ok(care);
         }
@@ -51,12 +52,16 @@ impl Batch<'_> {
         care.has_starts = !starts.is_empty();
         let foreign = || starts.iter().filter(|start| start.process != process.id);
         if foreign().next().is_some() {
-            // Asked again, until it is settled.
-            care.left = care.left.max(1);
+            // Asked again until it is settled; how many were left went with the transaction of whoever began it.
+            if care.left == 0 {
+                care.left = self.policy.batch_size;
+            }
             care.waits = foreign().any(|start| !start.abandoned);
             care.deadly = foreign().map(|start| (start.sequence, Verdict::died())).collect();
-        } else if session.aborted.is_some_and(|xid| xid != earlier) {
-            // Where it was this process that rolled back, it lives.
+        } else if session.aborted == Some(earlier) {
+            // This process rolled back, and lives; what it had been told of another's death went with it.
+            care.left = care.left.max(earlier_left);
+        } else if session.aborted.is_some() {
             care.left = self.policy.batch_size;
             tracing::warn!(
                 group,
@@ -65,6 +70,186 @@ impl Batch<'_> {
                 "a process of this group ended in the middle of a batch; the events it may have had in hand go one at a time"
             );
         }
+        process.is_careful(partition, care.left);
         Ok(care)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_core::future::BoxFuture;
+    use sqlx::Connection;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::{
+        Event, EventBox, Failure, Outbox,
+        batch::{Assignment, Done, Ran},
+        claim::{Partition, open},
+        context::Delivery,
+        group::Start,
+        policy::Policy,
+        process::Process,
+        router::Dispatch,
+        test_log::{Counted, TestLog},
+    };
+
+    struct Ignore(Vec<String>);
+
+    impl Dispatch for Ignore {
+        fn topics(&self) -> &[String] {
+            &self.0
+        }
+
+        fn deliver<'a>(&'a self, _: Delivery<'a>) -> BoxFuture<'a, Result<(), Failure>> {
+            Box::pin(std::future::ready(Ok(())))
+        }
+    }
+
+    struct Group {
+        log: TestLog,
+        partition: i16,
+    }
+
+    impl Group {
+        async fn with_events(n: i64) -> Self {
+            let log = TestLog::new().await;
+            log.group("g", Start::Beginning).await;
+            let events: Vec<_> = (1..=n).map(|n| Counted { key: "k".to_owned(), n }).collect();
+            Outbox::new().emit_all(&log.pool, &events).await.unwrap();
+            let partition = sqlx::query_scalar("select partition from event_box.events limit 1");
+            Self { partition: partition.fetch_one(&log.pool).await.unwrap(), log }
+        }
+
+        fn process(&self) -> Process {
+            Process::new(EventBox::from(&self.log), "g".to_owned())
+        }
+
+        fn claimed(&self) -> Partition<'_> {
+            Partition { schema: &self.log.schema, group: "g", number: self.partition }
+        }
+
+        /// One batch; rolled back where it is to be cut off.
+        async fn batch(&self, process: &Process, limit: usize, cut_off: bool) -> Done {
+            let mut connection = self.log.pool.acquire().await.unwrap();
+            let mut tx = connection.begin().await.unwrap();
+            let (opening, session) = open(&mut tx, self.claimed()).await.unwrap();
+            let batch = Batch {
+                partition: self.claimed(),
+                watch: Some(Watch { process, pool: &self.log.pool }),
+                dispatch: &Ignore(vec![Counted::TOPICS[0].to_owned()]),
+                policy: &Policy { batch_size: 5, ..Policy::default() },
+                shutdown: &CancellationToken::new(),
+                assignment: &Assignment { rows: limit, events: limit, verdicts: Verdicts::new(), suspect: None },
+                ran: &Ran::default(),
+            };
+            let done = batch.run(&mut tx, opening, &session).await.unwrap().expect("nobody else holds it");
+            if cut_off { tx.rollback().await } else { tx.commit().await }.unwrap();
+            done
+        }
+
+        async fn number(&self, sql: &'static str) -> i64 {
+            sqlx::query_scalar(sql).fetch_one(&self.log.pool).await.unwrap()
+        }
+    }
+
+    const CAREFUL: &str = "select sum(careful) from event_box.cursors";
+    const STARTS: &str = "select count(*) from event_box.starts";
+    const DEATHS: &str = "select coalesce(sum(deaths), 0)::bigint from event_box.parked";
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn as_many_events_as_a_batch_holds_go_alone_after_another_process_was_cut_off() {
+        let group = Group::with_events(20).await;
+        let (one, other) = (group.process(), group.process());
+        group.batch(&one, 10, true).await;
+        for careful in (0..5).rev() {
+            assert_eq!(group.batch(&other, 10, false).await.handled, 1);
+            assert_eq!(group.number(CAREFUL).await, careful);
+        }
+        assert_eq!(group.batch(&other, 10, false).await.handled, 10);
+        assert_eq!((group.number(STARTS).await, group.number(DEATHS).await), (0, 0));
+        group.log.close().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_process_that_rolled_back_itself_has_not_died() {
+        let group = Group::with_events(20).await;
+        let one = group.process();
+        group.batch(&one, 10, true).await;
+        assert_eq!(group.batch(&one, 10, false).await.handled, 10);
+        group.log.close().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_start_is_charged_only_when_its_process_had_time_to_take_it_back() {
+        let group = Group::with_events(3).await;
+        let (first, one, other) = (group.process(), group.process(), group.process());
+        group.batch(&first, 10, true).await;
+        // Alone, noted, cut off.
+        assert_eq!(group.batch(&one, 10, true).await.handled, 1);
+        assert_eq!(group.number(STARTS).await, 1);
+        let done = group.batch(&other, 10, false).await;
+        assert!(done.waits && done.handled == 0);
+        assert!(group.batch(&other, 10, false).await.waits, "it has some seconds");
+        // It lives.
+        group.claimed().take_back(&group.log.pool, one.id).await.unwrap();
+        assert_eq!(group.batch(&other, 10, false).await.handled, 1);
+        // The next is cut off as well, and nobody speaks up for it.
+        assert_eq!(group.batch(&one, 10, true).await.handled, 1);
+        assert!(group.batch(&other, 10, false).await.waits);
+        group.number("with aged as (update event_box.starts set noticed_at = noticed_at - interval '6 seconds' returning 1) select count(*) from aged").await;
+        let done = group.batch(&other, 10, false).await;
+        assert_eq!((done.failures.len(), done.judged.len()), (1, 1));
+        assert_eq!((group.number(DEATHS).await, group.number(STARTS).await), (1, 0));
+        assert_eq!(group.number(CAREFUL).await, 0, "the culprit is named");
+        assert_eq!(group.number("select count(*) from event_box.parked where reason = 'waiting'").await, 1);
+        group.log.close().await;
+    }
+
+    /// By a task, and by the next claim of its own.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_process_that_lives_takes_back_what_it_began() {
+        let group = Group::with_events(3).await;
+        let (first, one) = (group.process(), group.process());
+        group.batch(&first, 10, true).await;
+        group.batch(&one, 10, true).await;
+        assert_eq!(group.number(STARTS).await, 1);
+        one.lived(group.partition);
+        let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
+        while group.number(STARTS).await > 0 {
+            assert!(tokio::time::Instant::now() < deadline);
+            tokio::task::yield_now().await;
+        }
+        group.batch(&one, 10, true).await;
+        assert_eq!(group.number(STARTS).await, 1);
+        assert_eq!(group.batch(&one, 10, false).await.handled, 1);
+        assert_eq!((group.number(STARTS).await, group.number(DEATHS).await), (0, 0));
+        drop(one);
+        group.log.close().await;
+    }
+
+    /// What cannot be judged counts as no death: no claim yet, a multixact, an id of the future.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_claim_that_cannot_be_judged_is_no_death() {
+        let group = Group::with_events(20).await;
+        let one = group.process();
+        let lock = "select from event_box.cursors where partition = (select partition from event_box.events limit 1) for key share";
+        let mut locks = Vec::new();
+        for _ in 0..3 {
+            let mut tx = group.log.pool.begin().await.unwrap();
+            sqlx::query(lock).execute(&mut *tx).await.unwrap();
+            locks.push(tx);
+        }
+        let mut connection = group.log.pool.acquire().await.unwrap();
+        let (_, session) = open(&mut connection, group.claimed()).await.unwrap();
+        assert_eq!(session.aborted, None);
+        for lock in locks {
+            lock.rollback().await.unwrap();
+        }
+        let (_, session) = open(&mut connection, group.claimed()).await.unwrap();
+        assert_eq!(session.aborted, None, "the multixact's number is no transaction that was rolled back");
+        drop(connection);
+        assert_eq!(group.batch(&one, 10, false).await.handled, 10);
+        group.log.close().await;
     }
 }

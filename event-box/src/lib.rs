@@ -60,6 +60,7 @@ mod batch;
 mod care;
 mod check;
 mod claim;
+mod collector;
 mod consumer;
 mod consumer_builder;
 mod consumer_group;
@@ -92,6 +93,10 @@ mod policy;
 mod poll;
 mod process;
 mod progress;
+mod pull;
+mod pull_builder;
+mod pull_error;
+mod pulled;
 mod pulse;
 mod read;
 mod ready;
@@ -132,6 +137,10 @@ pub use crate::{
     mode::Mode,
     outbox::Outbox,
     partition_key::PartitionKey,
+    pull::Pull,
+    pull_builder::PullBuilder,
+    pull_error::PullError,
+    pulled::{PulledBatch, PulledEvent},
     report::DeadLetter,
     retention::{Pruned, prune},
     run_error::RunError,

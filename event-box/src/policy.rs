@@ -1,6 +1,12 @@
 use std::{collections::HashMap, time::Duration};
 
-use crate::{backoff::Backoff, mode::Mode};
+use crate::{
+    backoff::Backoff,
+    mode::Mode,
+    parked::{Parking, Reason, Tries},
+    record::Record,
+    verdict::{Charge, Verdict},
+};
 
 /// How a group's batches are sized, and what becomes of events that fail.
 #[derive(Debug, Clone)]
@@ -55,5 +61,31 @@ impl Policy {
 
     pub(crate) fn backoff(&self, topic: &str) -> &Backoff {
         self.topics.get(topic).and_then(|policy| policy.backoff.as_ref()).unwrap_or(&self.backoff)
+    }
+
+    /// How an event that failed is parked.
+    pub(crate) fn judge(&self, record: &Record, tries: Tries, verdict: &Verdict) -> Parking {
+        let Tries { mut attempts, mut deaths } = tries;
+        let topic = &record.topic;
+        let (failures, dead) = match verdict.charge {
+            Charge::Death => {
+                deaths = deaths.saturating_add(1);
+                (deaths, deaths >= self.max_deaths)
+            }
+            charge => {
+                attempts = attempts.saturating_add(1);
+                (attempts, charge == Charge::Rejection || attempts >= self.max_attempts(topic))
+            }
+        };
+        Parking {
+            reason: Reason::Failed,
+            attempts,
+            deaths,
+            error: Some(verdict.error.clone()),
+            due_in: (!dead).then(|| self.backoff(topic).after(failures)),
+            dead,
+            holds_key: dead && self.hold_keys && record.partition_key.is_some(),
+            ..Parking::waiting(record)
+        }
     }
 }

@@ -2,7 +2,7 @@ use std::{
     collections::HashMap,
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -20,6 +20,8 @@ pub(crate) struct Process {
     group: String,
     /// The transaction that last claimed each partition here.
     claims: [AtomicU64; 64],
+    /// How many events were to go alone when that claim began.
+    careful: [AtomicUsize; 64],
     begun: Mutex<HashMap<i16, Begun>>,
 }
 
@@ -31,13 +33,24 @@ enum Begun {
 
 impl Process {
     pub(crate) fn new(log: EventBox, group: String) -> Self {
-        let claims = [const { AtomicU64::new(0) }; 64];
-        Self { id: Uuid::now_v7(), log, group, claims, begun: Mutex::default() }
+        Self {
+            id: Uuid::now_v7(),
+            log,
+            group,
+            claims: [const { AtomicU64::new(0) }; 64],
+            careful: [const { AtomicUsize::new(0) }; 64],
+            begun: Mutex::default(),
+        }
     }
 
     /// Notes the transaction that claims the partition, and answers with the one before it.
     pub(crate) fn claimed(&self, partition: i16, xid: u64) -> u64 {
         self.claims[partition as usize].swap(xid, Ordering::Relaxed)
+    }
+
+    /// Notes how many events of the partition are to go alone, and answers with the number before it.
+    pub(crate) fn is_careful(&self, partition: i16, events: usize) -> usize {
+        self.careful[partition as usize].swap(events, Ordering::Relaxed)
     }
 
     /// Before an event of the partition begins alone.

@@ -6,7 +6,7 @@ use futures_util::FutureExt;
 use crate::{context::Delivery, failure::Failure, handler::Route};
 
 /// The handlers of a group, whatever state they share.
-pub(crate) trait Dispatch: Send + Sync + 'static {
+pub(crate) trait Dispatch: Send + Sync {
     /// The topics that have a handler here, ascending.
     fn topics(&self) -> &[String];
 

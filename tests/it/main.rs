@@ -14,6 +14,7 @@ mod migrations;
 mod outages;
 mod pgbench;
 mod processes;
+mod pull;
 mod quickstart;
 mod retention;
 mod shutdown;

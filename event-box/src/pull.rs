@@ -1,0 +1,247 @@
+use std::{
+    collections::VecDeque,
+    fmt,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use sqlx::{Connection, PgConnection};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    batch::{Assignment, Batch, BatchError, Ran},
+    check::LogError,
+    claim::{Partition, open},
+    collector::Collector,
+    cursor::Advance,
+    deadline::within,
+    event_box::EventBox,
+    look::{look, look_within},
+    policy::Policy,
+    pull_error::PullError,
+    pulled::{PulledBatch, PulledEvent},
+    read::ReadError,
+    verdict::Verdicts,
+    worker::Held,
+};
+
+/// A pull that is bound to its transaction's earlier writes cannot tell how far the log had gone before them; after so many of them a
+/// partition's cursor is moved in a transaction of its own.
+const BOUND_PULLS: u32 = 32;
+/// A look is made at least this often while there is nothing to pull.
+const LOOK_ANYWAY: Duration = Duration::from_secs(30);
+
+/// A consumer group whose events are pulled, one or a batch at a time, in a transaction of the caller's: commit it and they are
+/// delivered, drop it and they come again. Made by [`PullBuilder`].
+///
+/// For loops of one's own, such as a forwarder to something that is not a database. Handlers of a [`Consumer`](crate::Consumer) need none
+/// of this. Several pullers of one group, in any number of processes, share its work; events of one key are given to one at a time, in
+/// order, and stay with its transaction until that ends.
+///
+/// ```no_run
+/// # use event_box::{BoxError, Event, PullBuilder, PulledEvent};
+/// # use serde::{Deserialize, Serialize};
+/// # #[derive(Serialize, Deserialize, Event)]
+/// # #[event(topic = "orders.placed", partition_key = "order_id")]
+/// # struct OrderPlaced { order_id: i64 }
+/// # async fn send(event: &PulledEvent) -> Result<(), BoxError> { Ok(()) }
+/// # async fn forward(pool: sqlx::PgPool) -> Result<(), BoxError> {
+/// let pull = PullBuilder::new(&pool, "to-the-warehouse").event::<OrderPlaced>().open().await?;
+/// loop {
+///     let mut tx = pool.begin().await?;
+///     let mut batch = pull.batch(&mut tx, 100).await?;
+///     if batch.is_empty() {
+///         drop(tx);
+///         pull.wait().await?;
+///         continue;
+///     }
+///     while let Some(event) = batch.next() {
+///         if let Err(error) = send(&event).await {
+///             batch.fail(&mut tx, event, error).await?;
+///         }
+///     }
+///     tx.commit().await?;
+/// }
+/// # }
+/// ```
+pub struct Pull {
+    pub(crate) log: EventBox,
+    pub(crate) group: String,
+    pub(crate) topics: Vec<String>,
+    pub(crate) policy: Policy,
+    /// Partitions that had work when they were last looked at.
+    pub(crate) ready: Mutex<VecDeque<i16>>,
+    pub(crate) bound: AtomicU32,
+}
+
+impl Pull {
+    /// The next event, in the caller's transaction; `None` where there is none now.
+    ///
+    /// ```no_run
+    /// # async fn one(pool: sqlx::PgPool, pull: event_box::Pull) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut tx = pool.begin().await?;
+    /// if let Some(event) = pull.next(&mut tx).await? {
+    ///     println!("{} {}", event.topic(), String::from_utf8_lossy(event.payload()));
+    /// }
+    /// tx.commit().await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`batch`](Self::batch).
+    pub async fn next(&self, transaction: &mut PgConnection) -> Result<Option<PulledEvent>, PullError> {
+        Ok(self.batch(transaction, 1).await?.next())
+    }
+
+    /// At most `limit` next events, all of one partition and in order; none where there is none now, or others hold what there is.
+    ///
+    /// The partition is the transaction's until it ends. What the transaction itself emitted is pulled after its commit. May be called
+    /// several times in one transaction; in an order of partitions of its own, so several such transactions may meet others' and pull less,
+    /// but never wait for each other.
+    ///
+    /// # Errors
+    /// [`PullError::Isolation`] outside of READ COMMITTED; where the group was removed or runs in another mode, the log is not one that
+    /// events can be delivered from, or the database refuses. The transaction is then to be dropped.
+    pub async fn batch(&self, transaction: &mut PgConnection, limit: usize) -> Result<PulledBatch, PullError> {
+        let schema = self.log.schema();
+        let mut pulled = PulledBatch::empty(schema.clone(), self.group.clone(), self.policy.clone());
+        if limit == 0 {
+            return Ok(pulled);
+        }
+        let mut looked = false;
+        loop {
+            let next = self.ready().pop_front();
+            let Some(number) = next else {
+                if looked {
+                    return Ok(pulled);
+                }
+                looked = true;
+                let look = look_within(transaction, schema, &self.group, &self.topics).await;
+                let look = look.map_err(|error| self.database(error))?.ok_or_else(|| self.removed())?;
+                self.ready().extend(look.partitions);
+                continue;
+            };
+            let partition = Partition { schema, group: &self.group, number };
+            let (opening, session) = open(transaction, partition).await.map_err(|error| self.database(error))?;
+            if session.isolation != "read committed" {
+                self.ready().push_front(number);
+                return Err(PullError::Isolation { found: session.isolation });
+            }
+            let collector = Collector::new(&self.topics);
+            let batch = Batch {
+                partition,
+                watch: None,
+                dispatch: &collector,
+                policy: &self.policy,
+                shutdown: &CancellationToken::new(),
+                assignment: &Assignment {
+                    rows: limit.min(100_000),
+                    events: limit,
+                    verdicts: Verdicts::new(),
+                    suspect: None,
+                },
+                ran: &Ran::default(),
+            };
+            let done = batch.run(transaction, opening, &session).await.map_err(|error| self.refused(error))?;
+            if done.is_some_and(|done| done.more) {
+                self.ready().push_back(number);
+            }
+            if opening.bound && self.bound.fetch_add(1, Ordering::Relaxed) % BOUND_PULLS == BOUND_PULLS - 1 {
+                self.tidy().await;
+            }
+            let collected = collector.into_collected();
+            if !collected.is_empty() {
+                pulled.fill(number, collected);
+                return Ok(pulled);
+            }
+        }
+    }
+
+    /// Waits until there may be something to pull: an event was written, a transaction that may have written one has ended, or a retry
+    /// is due. Returns at once where there is something already. Uses a connection of the pool, not the caller's transaction.
+    ///
+    /// # Errors
+    /// Where the group was removed, or the log is not one that events can be delivered from. A database that cannot be reached is waited for.
+    pub async fn wait(&self) -> Result<(), PullError> {
+        let pulse = self.log.pulse().join(self.log.pool(), self.log.schema(), Duration::from_millis(100));
+        let mut server = pulse.server();
+        loop {
+            server.mark_unchanged();
+            let looked = async {
+                let mut held = Held::acquire(self.log.pool()).await?;
+                let look = look(held.connection()?, self.log.schema(), &self.group, &self.topics).await?;
+                held.give_back();
+                Ok::<_, sqlx::Error>(look)
+            };
+            let wait = match within(self.policy.statement_timeout(), looked).await {
+                Ok(None) => return Err(self.removed()),
+                Ok(Some(look)) if !look.partitions.is_empty() => return Ok(()),
+                Ok(Some(look)) => look.retry_in.unwrap_or(LOOK_ANYWAY).min(LOOK_ANYWAY),
+                Err(error) if crate::error::is_missing_table(&error) => return Err(self.database(error)),
+                Err(_) => Duration::from_secs(1),
+            };
+            let _ = tokio::time::timeout(wait, server.changed()).await;
+        }
+    }
+
+    /// Moves the bounds of every cursor that nobody holds, each in a transaction of its own: a caller that always emits before it pulls
+    /// never could. Without it the looks of such a group would walk over more and more of the log.
+    async fn tidy(&self) {
+        let Some(mut connection) = self.log.pool().try_acquire() else { return };
+        for number in 0..64 {
+            let partition = Partition { schema: self.log.schema(), group: &self.group, number };
+            let tidied = async {
+                let mut tx = connection.begin_with("begin isolation level read committed").await?;
+                let (opening, session) = open(&mut tx, partition).await?;
+                let Some(claim) = partition.claim(&mut tx).await? else {
+                    return tx.commit().await.map_err(BatchError::from);
+                };
+                let page = partition.read(&mut tx, &claim.cursor, &session, &self.topics, 1, 1).await?;
+                let next = page.rows.first().map(|row| row.sequence);
+                let advance = claim.cursor.advance(&page.seen, page.own_xid, opening, None, next);
+                if !matches!(advance, Advance::Nothing) {
+                    partition.advance(&mut tx, &advance, claim.careful).await?;
+                }
+                Ok(tx.commit().await?)
+            };
+            if let Err(error) = within(self.policy.statement_timeout(), tidied).await {
+                tracing::debug!(group = self.group, error = %error, "a cursor's bounds could not be moved, it is tried again later");
+                connection.close_on_drop();
+                return;
+            }
+        }
+    }
+
+    fn ready(&self) -> std::sync::MutexGuard<'_, VecDeque<i16>> {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn database(&self, error: sqlx::Error) -> PullError {
+        PullError::Log(LogError::from_database(error, self.log.schema()))
+    }
+
+    fn removed(&self) -> PullError {
+        PullError::GroupRemoved { group: self.group.clone() }
+    }
+
+    fn refused(&self, error: BatchError) -> PullError {
+        let schema = self.log.schema().name().to_owned();
+        match error {
+            BatchError::Read(ReadError::Database(error)) | BatchError::Refused(error) => self.database(error),
+            BatchError::Read(ReadError::ForeignLog) => PullError::Log(LogError::Foreign { schema }),
+            BatchError::Read(ReadError::GroupRemoved) => self.removed(),
+            BatchError::Read(ReadError::Mode { stored }) => PullError::Mode { group: self.group.clone(), stored },
+            // Nothing is handled here that could be judged.
+            BatchError::Verdict { verdict, .. } => self.database(sqlx::Error::Protocol(verdict.error)),
+        }
+    }
+}
+
+impl fmt::Debug for Pull {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pull").field("group", &self.group).field("topics", &self.topics).finish_non_exhaustive()
+    }
+}
