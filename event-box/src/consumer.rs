@@ -166,7 +166,7 @@ impl Consumer {
         Ok(())
     }
 
-    async fn try_start(&self) -> Result<(), RunError> {
+    pub(crate) async fn try_start(&self) -> Result<(), RunError> {
         let (schema, topics, mode) = (self.log.schema(), self.dispatch.topics(), self.settings.policy.mode);
         let mut held = Held::acquire(self.log.pool()).await.map_err(LogError::Database)?;
         let connection = held.connection().map_err(LogError::Database)?;

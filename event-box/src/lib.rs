@@ -113,6 +113,8 @@ mod snapshot;
 mod start;
 #[cfg(test)]
 mod test_log;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod trouble;
 mod types;
 mod verdict;

@@ -30,6 +30,22 @@ pub struct DeadLetter {
     pub holds_key: bool,
 }
 
+impl DeadLetter {
+    pub(crate) fn new(group: &str, parking: &Parking) -> Self {
+        Self {
+            group: group.to_owned(),
+            topic: parking.topic.clone(),
+            partition_key: parking.partition_key.clone(),
+            sequence: parking.sequence,
+            id: parking.id,
+            attempts: parking.attempts,
+            deaths: parking.deaths,
+            error: parking.error.clone().unwrap_or_default(),
+            holds_key: parking.holds_key,
+        }
+    }
+}
+
 /// What a user wants done with each dead letter.
 #[derive(Clone)]
 pub(crate) struct Hook(Arc<dyn Fn(DeadLetter) -> BoxFuture<'static, ()> + Send + Sync>);
@@ -64,7 +80,7 @@ impl fmt::Debug for Hook {
 pub(crate) async fn report(group: &str, failures: &[Parking], hook: Option<&Hook>, timeout: Duration) {
     for parking in failures {
         let Parking { topic, sequence, id, attempts, deaths, holds_key, .. } = parking;
-        let error = parking.error.clone().unwrap_or_default();
+        let error = parking.error.as_deref().unwrap_or_default();
         if let Some(wait) = parking.due_in {
             tracing::warn!(group, topic, sequence, %id, attempts, deaths, ?wait, error, "event failed, it is tried again");
             continue;
@@ -74,18 +90,7 @@ pub(crate) async fn report(group: &str, failures: &[Parking], hook: Option<&Hook
             "event failed for good, it is a dead letter"
         );
         if let Some(hook) = hook {
-            let letter = DeadLetter {
-                group: group.to_owned(),
-                topic: topic.clone(),
-                partition_key: parking.partition_key.clone(),
-                sequence: *sequence,
-                id: *id,
-                attempts: *attempts,
-                deaths: *deaths,
-                error,
-                holds_key: *holds_key,
-            };
-            hook.call(letter, timeout).await;
+            hook.call(DeadLetter::new(group, parking), timeout).await;
         }
     }
 }

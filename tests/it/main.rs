@@ -20,4 +20,5 @@ mod retention;
 mod shutdown;
 mod sql_function;
 mod start_up;
+mod testing;
 mod trouble;

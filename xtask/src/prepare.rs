@@ -48,7 +48,7 @@ fn build() -> Result<Queries> {
     // cargo does not know that the macros read these variables: an unchanged crate would not be compiled again.
     execute(cargo(["clean", "--quiet", "--package", "event-box"]).env("CARGO_TARGET_DIR", &target_dir))?;
     execute(
-        cargo(["check", "--package", "event-box"])
+        cargo(["check", "--package", "event-box", "--all-features"])
             .env("CARGO_TARGET_DIR", &target_dir)
             .env("EVENT_BOX_BUILD_DATABASE_URL", database.url())
             .env("SQLX_OFFLINE", "false")

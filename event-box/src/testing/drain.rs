@@ -1,0 +1,120 @@
+use std::{collections::HashMap, sync::Arc};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    batch::{Assignment, BatchError},
+    check::LogError,
+    consumer::Consumer,
+    process::Process,
+    read::ReadError,
+    report::DeadLetter,
+    run_error::RunError,
+    verdict::Verdicts,
+    worker::Shared,
+};
+
+/// What a drain came to.
+#[derive(Debug)]
+#[non_exhaustive]
+#[must_use = "handlers may have failed"]
+pub struct Drained {
+    /// How many events were handled.
+    pub handled: usize,
+    /// Failed attempts, with their errors, in the order they failed. Those of an event that was handled in the end are among them.
+    pub failures: Vec<String>,
+    /// The events that were given up.
+    pub dead_letters: Vec<DeadLetter>,
+    /// A handler said that what it depends on is down: the drain ended there, with this error.
+    pub unavailable: Option<String>,
+}
+
+/// Delivers to the consumer's group until there is nothing left to do, what its handlers emit included, in this task and one batch after
+/// another. Failed and snoozed events come again at once: no real time passes, however long their backoff, until they are handled or dead.
+///
+/// The group is made where it does not exist. Only committed events are seen.
+///
+/// # Errors
+/// As [`Consumer::run`], and where the database fails.
+pub async fn drain(consumer: &Consumer) -> Result<Drained, RunError> {
+    consumer.try_start().await?;
+    let Consumer { log, group, dispatch, settings } = consumer;
+    let shared = Arc::new(Shared {
+        log: log.clone(),
+        group: group.clone(),
+        dispatch: dispatch.clone(),
+        policy: settings.policy.clone(),
+        dead_letter_hook: settings.dead_letter_hook.clone(),
+        process: Process::new(log.clone(), group.clone()),
+        shutdown: CancellationToken::new(),
+    });
+    let mut drained = Drained { handled: 0, failures: Vec::new(), dead_letters: Vec::new(), unavailable: None };
+    let mut tries: HashMap<i16, Tries> = HashMap::new();
+    let database = |error| RunError::Log(LogError::from_database(error, log.schema()));
+    loop {
+        hurry(&shared).await.map_err(database)?;
+        let (_, look) = shared.look(None).await;
+        let look = look.map_err(database)?.ok_or_else(|| RunError::GroupRemoved { group: group.clone() })?;
+        if look.partitions.is_empty() {
+            return Ok(drained);
+        }
+        for partition in look.partitions {
+            let tries = tries.entry(partition).or_default();
+            batch(&shared, partition, tries, &mut drained).await?;
+            if drained.unavailable.is_some() {
+                return Ok(drained);
+            }
+        }
+    }
+}
+
+/// What earlier tries at a partition's batch have found out.
+#[derive(Default)]
+struct Tries {
+    verdicts: Verdicts,
+    one_by_one: bool,
+}
+
+async fn batch(shared: &Shared, partition: i16, tries: &mut Tries, drained: &mut Drained) -> Result<(), RunError> {
+    let rows = shared.policy.batch_size;
+    let events = if tries.one_by_one { 1 } else { rows };
+    let assignment = Assignment { rows, events, verdicts: tries.verdicts.clone(), suspect: None };
+    let (_, result) = shared.batch(None, partition, &assignment).await;
+    match result {
+        Ok(None) => {}
+        Ok(Some(done)) => {
+            tries.verdicts.retain(|sequence, _| done.more && !done.judged.contains(sequence));
+            tries.one_by_one &= done.more && done.judged.is_empty();
+            drained.handled += done.handled;
+            drained.failures.extend(done.failures.iter().filter_map(|parking| parking.error.clone()));
+            let dead = done.failures.iter().filter(|parking| parking.dead);
+            drained.dead_letters.extend(dead.map(|parking| DeadLetter::new(&shared.group, parking)));
+            drained.unavailable = done.unavailable.map(|unavailable| unavailable.error);
+        }
+        Err(BatchError::Verdict { sequence, verdict }) => {
+            tries.verdicts.insert(sequence, verdict);
+        }
+        Err(BatchError::Refused(_)) => tries.one_by_one = true,
+        Err(BatchError::Read(error)) => return Err(run_error(shared, error)),
+    }
+    Ok(())
+}
+
+fn run_error(shared: &Shared, error: ReadError) -> RunError {
+    let (group, schema) = (shared.group.clone(), shared.log.schema());
+    match error {
+        ReadError::Database(error) => RunError::Log(LogError::from_database(error, schema)),
+        ReadError::ForeignLog => RunError::Log(LogError::Foreign { schema: schema.name().to_owned() }),
+        ReadError::GroupRemoved => RunError::GroupRemoved { group },
+        ReadError::Mode { stored } => RunError::Mode { group, stored, own: shared.policy.mode },
+    }
+}
+
+/// Whatever is to be tried later is tried now.
+async fn hurry(shared: &Shared) -> Result<(), sqlx::Error> {
+    let mut connection = shared.log.pool().acquire().await?;
+    sqlx::query!("update event_box.parked set due_at = now() where group_name = $1 and due_at > now()", shared.group)
+        .execute(shared.log.schema().over(&mut *connection))
+        .await?;
+    Ok(())
+}
