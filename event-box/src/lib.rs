@@ -49,8 +49,8 @@
 //! # Running it
 //!
 //! [`Consumer::run`] takes a token, [`Consumer::run_until_signal`] waits for SIGINT or SIGTERM. Groups of one process share an [`EventBox`]
-//! handle. [`prune`] and the consumers' [`retention`](ConsumerBuilder::retention) remove what everybody has read; [`remove_group`] ends a
-//! group.
+//! handle. [`prune`] and the consumers' [`retention`](ConsumerBuilder::retention) remove what everybody has read; [`EventBox::group`]
+//! gives whoever operates a group its dead letters, its health, and what else there is to do to it.
 //!
 //! A `Uuid` field in an event needs uuid's feature `serde`, as for any type with serde's derives.
 
@@ -69,18 +69,27 @@ mod emit;
 mod error;
 mod event;
 mod event_box;
+mod expiry;
 mod failure;
 mod group;
+mod group_info;
 mod guard;
 mod handler;
 mod headers;
+mod health;
 mod intervention;
+mod intervention_record;
 mod look;
 mod migrate;
+mod mode;
 mod notify;
 mod outbox;
 mod parked;
+mod parked_event;
+mod parked_filter;
+mod parked_state;
 mod partition_key;
+mod pause;
 #[cfg(test)]
 mod plans;
 mod poll;
@@ -88,14 +97,18 @@ mod pulse;
 mod read;
 mod ready;
 mod record;
+mod requeue;
 mod retention;
 mod router;
 mod run_error;
 mod savepoint;
 mod scheduler;
 mod schema;
+mod selection;
 mod signal;
+mod skip;
 mod snapshot;
+mod subscription;
 #[cfg(test)]
 mod test_log;
 mod types;
@@ -114,15 +127,23 @@ pub use crate::{
     event::{DecodeError, Event},
     event_box::EventBox,
     failure::{Failure, OrReject, OrUnavailable},
-    group::remove_group,
+    group_info::GroupInfo,
     handler::{Handle, Handler, Outcome},
     headers::Headers,
+    health::{GroupHealth, Holder, PartitionHealth},
+    intervention_record::InterventionRecord,
     migrate::migrate,
+    mode::Mode,
     outbox::Outbox,
+    parked_event::ParkedEvent,
+    parked_filter::ParkedFilter,
+    parked_state::{ParkedState, ParkedStateError},
     partition_key::PartitionKey,
+    requeue::Requeued,
     retention::{Pruned, prune},
     run_error::RunError,
     schema::{Schema, SchemaError},
+    selection::Selection,
 };
 /// Implements [`trait@Event`].
 pub use event_box_derive::Event;

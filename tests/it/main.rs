@@ -2,10 +2,13 @@
 
 mod builds;
 mod consume;
+mod dead_letters;
 mod derive;
 mod emit;
 mod extremes;
 mod failures;
+mod groups;
+mod health;
 mod late;
 mod migrations;
 mod pgbench;

@@ -4,7 +4,7 @@ use std::{
     time::Duration,
 };
 
-use event_box::{BoxError, Consumer, Context};
+use event_box::{BoxError, Consumer, Context, EventBox};
 use event_box_tests::{Counted, PATIENCE, Running, TestLog};
 use tokio::sync::mpsc;
 
@@ -98,8 +98,8 @@ async fn a_removed_group_holds_nothing_back() {
     log.outbox.emit_all(&log.pool, &events("k", 4..=6)).await.unwrap();
     tally.consume(&log, "stays", 6).await;
     assert_eq!(prune(&log, NOW).await, 3);
-    assert!(event_box::remove_group(&log.pool, "gone").await.unwrap());
-    assert!(!event_box::remove_group(&log.pool, "gone").await.unwrap());
+    assert!(EventBox::from(&log.pool).group("gone").remove().await.unwrap());
+    assert!(!EventBox::from(&log.pool).group("gone").remove().await.unwrap());
     assert_eq!(prune(&log, NOW).await, 3);
     assert_eq!(log.number("select count(*) from event_box.events").await, 0);
     log.close().await;
