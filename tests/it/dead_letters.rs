@@ -243,11 +243,9 @@ async fn an_edited_payload_is_delivered_while_the_log_keeps_its_own() {
     assert_eq!(kept, "{\"key\": \"k\", \"n\": \"seven\"}");
     let records = fixture.group.interventions(1).await.unwrap();
     assert_eq!((records[0].action.as_str(), records[0].sequence), ("edit", Some(sequence)));
-    assert!(
-        !format!("{records:?}").contains('7')
-            || records[0].id == 7
-            || !format!("{:?}", records[0].detail).contains('7')
-    );
+    let told =
+        "select count(*) from event_box.interventions as i where i::text like '%seven%' or i::text like '%n_: 7%'";
+    assert_eq!(fixture.log.number(told).await, 0, "a payload may be personal");
     fixture.log.close().await;
 }
 
@@ -341,7 +339,7 @@ async fn parked_events_are_listed_by_state_topic_and_key() {
     assert_eq!(list(ParkedFilter::new().limit(3)).await, [1, 2, 3]);
     assert_eq!(list(ParkedFilter::new().limit(3).after(3)).await, [4, 5, 6]);
     assert_eq!(list(ParkedFilter::new().states([Waiting, Snoozed])).await, [2, 4, 8]);
-    assert_eq!(list(ParkedFilter::new().states([])).await, []);
+    assert_eq!(list(ParkedFilter::new().states([])).await, [0; 0]);
     assert_eq!(list(ParkedFilter::dead_letters()).await, [3, 5]);
     assert_eq!(list(ParkedFilter::new().states([Dead])).await, [5]);
     assert_eq!(list(ParkedFilter::new().topic("test.noted")).await, [8]);

@@ -33,9 +33,9 @@ async fn actions(handle: &EventBox) -> Vec<(String, Option<String>)> {
 async fn groups_are_listed_with_what_they_are() {
     let (log, handle) = seeing().await;
     assert_eq!(handle.groups().await.unwrap(), []);
-    for group in ["second", "first"] {
+    for (group, cursors) in [("second", 64), ("first", 128)] {
         let running = run(&log, group);
-        log.wait_until("select count(*) % 64 + count(*) from event_box.cursors", 64).await;
+        log.wait_until("select count(*) from event_box.cursors", cursors).await;
         running.stop().await.unwrap();
     }
     handle.group("second").by("ann").set_mode(Mode::AllOrNothing).await.unwrap();
@@ -112,6 +112,7 @@ async fn a_removed_topic_takes_its_parked_events_and_frees_their_keys() {
     log.outbox.emit(&log.pool, &noted).partition_key("k").await.unwrap();
     emit(&log, "k", 1..=2).await;
     log.wait_until("select count(*) from event_box.parked", 3).await;
+    let parked = log.number("select sequence from event_box.parked where topic = 'test.noted'").await;
     tokio::time::timeout(std::time::Duration::from_secs(20), async {
         assert_eq!(group.remove_topic("test.noted").await.unwrap(), 1);
         wait_until_seen(&log.pool, "g", 2).await;
@@ -133,7 +134,7 @@ async fn a_removed_topic_takes_its_parked_events_and_frees_their_keys() {
         [("add_topic".to_owned(), topic()), ("remove_topic".to_owned(), topic()), ("remove_topic".to_owned(), topic())];
     assert_eq!(actions(&handle).await, done, "the topic itself, then its event");
     let records = group.interventions(2).await.unwrap();
-    assert_eq!((records[0].sequence, records[0].partition_key.as_deref()), (Some(1), Some("k")));
+    assert_eq!((records[0].sequence, records[0].partition_key.as_deref()), (Some(parked), Some("k")));
     assert_eq!(records[1].detail.as_deref(), Some("1 parked events went with it"));
     assert!(records.iter().all(|record| record.actor == "ann"));
     log.close().await;
@@ -153,7 +154,8 @@ async fn an_added_topic_is_read_from_now_on() {
     assert!(handle.group("g").add_topic("test.noted").await.unwrap());
     emit_noted().await;
     log.wait_until("select count(*) from event_box.parked", 1).await;
-    assert_eq!(log.number("select sequence from event_box.parked where reason = 'no_handler'").await, 3);
+    let last = log.number("select max(sequence) from event_box.events").await;
+    assert_eq!(log.number("select sum(sequence)::bigint from event_box.parked").await, last);
     running.stop().await.unwrap();
     log.close().await;
 }
