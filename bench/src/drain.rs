@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use event_box::{BoxError, Consumer, Context};
+use event_box::{BoxError, Consumer, Context, EventBox};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -71,7 +71,7 @@ async fn drain(stage: &Stage, events: usize, workers: usize) -> anyhow::Result<D
     let took = started.elapsed();
     shutdown.cancel();
     running.await??;
-    event_box::remove_group(&stage.pool, "drain").await?;
+    EventBox::from(&stage.pool).group("drain").remove().await?;
     Ok(took)
 }
 

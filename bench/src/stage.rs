@@ -1,4 +1,4 @@
-use event_box::{BoxError, Consumer, Context, Event, Outbox};
+use event_box::{BoxError, Consumer, Context, Event, EventBox, Outbox};
 use event_box_dev::{Database, Server, ServerOptions};
 use serde::{Deserialize, Serialize};
 use sqlx::{Executor, PgPool};
@@ -71,7 +71,7 @@ impl Stage {
 
     /// The same events in the log and in the raw table, and nothing else.
     pub(crate) async fn fill(&self, events: usize) -> anyhow::Result<()> {
-        event_box::remove_group(&self.pool, "listening").await?;
+        EventBox::from(&self.pool).group("listening").remove().await?;
         self.pool.execute("truncate event_box.events, raw restart identity").await?;
         let all: Vec<_> = (0..events as i64).map(|i| OrderPlaced::new(i % 10_000)).collect();
         let mut connection = self.pool.acquire().await?;

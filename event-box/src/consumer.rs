@@ -1,6 +1,5 @@
-use std::{fmt, sync::Arc, time::Duration};
+use std::{collections::HashSet, fmt, sync::Arc, time::Duration};
 
-use sqlx::PgConnection;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -15,10 +14,10 @@ use crate::{
     policy::Policy,
     process::Process,
     report::Hook,
-    retention,
     router::Dispatch,
     run_error::RunError,
     scheduler::Scheduler,
+    upkeep::Upkeep,
     worker::{Held, Shared},
 };
 
@@ -52,7 +51,7 @@ pub struct Consumer {
 }
 
 /// For statements outside of batches.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the builder was told.
 #[derive(Debug, Clone)]
@@ -120,7 +119,14 @@ impl Consumer {
         let pulse = log.pulse().join(log.pool(), log.schema(), settings.poll_interval);
         // Ends with this call, also where that is dropped.
         let mut beside = JoinSet::new();
-        beside.spawn(upkeep(log.clone(), group.clone(), settings.retention, shutdown.clone()));
+        let upkeep = Upkeep {
+            log: log.clone(),
+            group: group.clone(),
+            retention: settings.retention,
+            dead_letter_retention: settings.dead_letter_retention,
+            warned_of: HashSet::new(),
+        };
+        beside.spawn(upkeep.run(shutdown.clone()));
         let process = Process::new(log.clone(), group.clone());
         let (policy, dead_letter_hook) = (settings.policy, settings.dead_letter_hook);
         let shared = Arc::new(Shared { log, group, dispatch, policy, dead_letter_hook, process, shutdown });
@@ -198,49 +204,4 @@ fn is_passing(error: &sqlx::Error) -> bool {
         sqlx::Error::Database(error) => error.code().is_some_and(|code| code.starts_with("57P") || code == "53300"),
         _ => false,
     }
-}
-
-/// Once a minute: says that the group is alive, removes old events, and names groups that hold them back.
-async fn upkeep(log: EventBox, group: String, retention: Option<Duration>, shutdown: CancellationToken) {
-    let mut minutes = tokio::time::interval(Duration::from_secs(60));
-    let mut warned_of = Vec::new();
-    while shutdown.run_until_cancelled(minutes.tick()).await.is_some() {
-        let kept = async {
-            let mut held = Held::acquire(log.pool()).await?;
-            let connection = held.connection()?;
-            within(PATIENCE, group::touch(connection, log.schema(), &group)).await?;
-            if let Some(retention) = retention {
-                let pruned = retention::prune_on(connection, log.schema(), retention).await?;
-                if pruned.events > 0 {
-                    tracing::debug!(events = pruned.events, "old events removed");
-                }
-                within(PATIENCE, name_abandoned(connection, &log, retention, &mut warned_of)).await?;
-            }
-            held.give_back();
-            Ok(())
-        };
-        if let Err(error) = kept.await {
-            let error: sqlx::Error = error;
-            tracing::debug!(group, error = chain(&error), "upkeep failed, it is tried again in a minute");
-        }
-    }
-}
-
-async fn name_abandoned(
-    connection: &mut PgConnection,
-    log: &EventBox,
-    retention: Duration,
-    warned_of: &mut Vec<String>,
-) -> Result<(), sqlx::Error> {
-    for (group, days) in retention::abandoned(connection, log.schema(), retention).await? {
-        if !warned_of.contains(&group) {
-            tracing::warn!(
-                group,
-                days,
-                "this group was not run for days and holds old events back: run it, or call `event_box::remove_group(&pool, \"{group}\")`"
-            );
-            warned_of.push(group);
-        }
-    }
-    Ok(())
 }

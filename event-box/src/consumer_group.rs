@@ -1,6 +1,6 @@
 use sqlx::{Connection, PgConnection, Postgres, Transaction, pool::PoolConnection};
 
-use crate::{check::LogError, event_box::EventBox, group::lock_maintenance};
+use crate::{check::LogError, event_box::EventBox, group::lock_maintenance, intervention::Intervention};
 
 /// One consumer group of a log, for whoever operates it; made by [`EventBox::group`].
 ///
@@ -23,6 +23,36 @@ pub enum GroupError {
     NoSuchGroup {
         /// The name that was asked for.
         group: String,
+    },
+    /// The event is not parked: it was handled or skipped meanwhile, or never was.
+    #[error("event {sequence} is not parked in consumer group `{group}`: `ConsumerGroup::parked` lists what is")]
+    NotParked {
+        /// The group's name.
+        group: String,
+        /// The sequence that was asked for.
+        sequence: i64,
+    },
+    /// What was to take a payload's place is no JSON.
+    #[error("the payload given for event {sequence} is not JSON: nothing was changed")]
+    Payload {
+        /// The event's sequence.
+        sequence: i64,
+        /// What serde said.
+        source: serde_json::Error,
+    },
+    /// The group reads no such topic.
+    #[error("consumer group `{group}` does not read topic `{topic}`: `EventBox::groups` lists what it reads")]
+    NotSubscribed {
+        /// The group's name.
+        group: String,
+        /// The topic that was asked for.
+        topic: String,
+    },
+    /// The topic is empty, longer than 255 bytes, or holds a NUL.
+    #[error("`{topic}` ({} bytes) is not a topic: use 1 to 255 bytes without NUL", topic.len())]
+    Topic {
+        /// The topic.
+        topic: String,
     },
     /// The log's tables are missing or not such as this code knows, or the database could not be asked.
     #[error(transparent)]
@@ -77,16 +107,43 @@ impl ConsumerGroup {
     /// Locks the group's cursors, waiting for the batches in hand: everything that touches parked events or cursors does this first, and
     /// reads in a later statement.
     pub(crate) async fn lock_cursors(&self, connection: &mut PgConnection) -> Result<(), GroupError> {
+        let locked = self.lock_every_cursor(connection).await.map_err(|error| self.database(error))?;
+        if locked { Ok(()) } else { Err(self.missing()) }
+    }
+
+    /// As [`lock_cursors`](Self::lock_cursors); answers whether there is such a group.
+    pub(crate) async fn lock_every_cursor(&self, connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
         let locked = sqlx::query!(
             "select partition from event_box.cursors where group_name = $1 order by partition for update",
             self.name
         )
         .fetch_all(self.log.schema().over(connection))
+        .await?;
+        Ok(!locked.is_empty())
+    }
+
+    /// What this handle did to the group as a whole.
+    pub(crate) fn intervention<'a>(
+        &'a self,
+        action: &'a str,
+        topic: Option<&'a str>,
+        detail: Option<String>,
+    ) -> Intervention<'a> {
+        Intervention { actor: self.actor.as_deref(), action, group: Some(&self.name), topic, detail }
+    }
+
+    pub(crate) fn missing(&self) -> GroupError {
+        GroupError::NoSuchGroup { group: self.name.clone() }
+    }
+
+    pub(crate) async fn check_exists(&self, connection: &mut PgConnection) -> Result<(), GroupError> {
+        let exists = sqlx::query_scalar!(
+            r#"select exists (select from event_box.consumer_groups where name = $1) as "exists!""#,
+            self.name
+        )
+        .fetch_one(self.log.schema().over(connection))
         .await
         .map_err(|error| self.database(error))?;
-        if locked.is_empty() {
-            return Err(GroupError::NoSuchGroup { group: self.name.clone() });
-        }
-        Ok(())
+        if exists { Ok(()) } else { Err(self.missing()) }
     }
 }

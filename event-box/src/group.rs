@@ -1,6 +1,11 @@
 use sqlx::{Connection, PgConnection};
 
-use crate::{event_box::EventBox, intervention::Intervention, mode::Mode, schema::Schema};
+use crate::{
+    consumer_group::{ConsumerGroup, GroupError},
+    intervention::Intervention,
+    mode::Mode,
+    schema::Schema,
+};
 
 /// Where a group that is new starts to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,21 +52,7 @@ pub(crate) async fn register(
         Some(known) => {
             let added: Vec<_> = topics.iter().filter(|topic| !known.topics.contains(topic)).cloned().collect();
             if !added.is_empty() {
-                sqlx::query!(
-                    "update event_box.consumer_groups set topics = topics || $2::text[] where name = $1",
-                    group,
-                    &added
-                )
-                .execute(schema.over(&mut *tx))
-                .await?;
-                for topic in &added {
-                    let (action, topic) = ("add_topic", Some(topic.as_str()));
-                    let detail = Some("a consumer that handles it started".to_owned());
-                    Intervention { actor: None, action, group: Some(group), topic, detail }
-                        .record(&mut tx, schema)
-                        .await?;
-                }
-                touch_sequence(&mut tx, schema).await?;
+                add_topics(&mut tx, schema, group, &added, None, Some("a consumer that handles it started")).await?;
                 tracing::info!(group, ?added, "the group reads more topics from now on");
             }
         }
@@ -118,9 +109,30 @@ async fn create_cursors(
     Ok(())
 }
 
+/// Under the maintenance lock.
+pub(crate) async fn add_topics(
+    connection: &mut PgConnection,
+    schema: &Schema,
+    group: &str,
+    topics: &[String],
+    actor: Option<&str>,
+    detail: Option<&str>,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!("update event_box.consumer_groups set topics = topics || $2::text[] where name = $1", group, topics)
+        .execute(schema.over(&mut *connection))
+        .await?;
+    for topic in topics {
+        let (action, detail) = ("add_topic", detail.map(str::to_owned));
+        Intervention { actor, action, group: Some(group), topic: Some(topic), detail }
+            .record(connection, schema)
+            .await?;
+    }
+    touch_sequence(connection, schema).await
+}
+
 /// Moves the log's sequence, which every idle process watches: rows became due without one being written. Called once the transaction has
 /// its xid.
-async fn touch_sequence(connection: &mut PgConnection, schema: &Schema) -> Result<(), sqlx::Error> {
+pub(crate) async fn touch_sequence(connection: &mut PgConnection, schema: &Schema) -> Result<(), sqlx::Error> {
     sqlx::query!("select nextval('event_box.events_sequence_seq') as touched")
         .fetch_one(schema.over(connection))
         .await?;
@@ -138,28 +150,51 @@ pub(crate) async fn touch(connection: &mut PgConnection, schema: &Schema, group:
     Ok(())
 }
 
-/// Forgets a consumer group: its cursors, and its parked events and dead letters with it. Answers whether there was one.
-///
-/// A group that no process runs any more holds retention back for ever. One that still runs stops with
-/// [`RunError::GroupRemoved`](crate::RunError::GroupRemoved); started again, it is a new group.
-///
-/// # Errors
-/// Where the database cannot be reached or refuses.
-pub async fn remove_group(log: impl Into<EventBox>, group: &str) -> Result<bool, sqlx::Error> {
-    let log = log.into();
-    let schema = log.schema();
-    let mut connection = log.pool().acquire().await?;
-    let mut tx = connection.begin_with("begin isolation level read committed").await?;
-    lock_maintenance(&mut tx, schema).await?;
-    // Waits for the batches in hand.
-    sqlx::query!("select partition from event_box.cursors where group_name = $1 for update", group)
-        .fetch_all(schema.over(&mut *tx))
-        .await?;
-    sqlx::query!("delete from event_box.parked where group_name = $1", group).execute(schema.over(&mut *tx)).await?;
-    let removed = sqlx::query!("delete from event_box.consumer_groups where name = $1", group)
-        .execute(schema.over(&mut *tx))
-        .await?
-        .rows_affected();
-    tx.commit().await?;
-    Ok(removed > 0)
+impl ConsumerGroup {
+    /// Forgets the group: its cursors, and its parked events and dead letters with it. Answers whether there was one.
+    ///
+    /// A group that no process runs any more holds retention back for ever. One that still runs stops with
+    /// [`RunError::GroupRemoved`](crate::RunError::GroupRemoved); started again, it is a new group. Waits for the batches in hand, each as
+    /// long as a handler may take. Leaves an intervention `remove_group`.
+    ///
+    /// ```no_run
+    /// # async fn end(log: event_box::EventBox) -> Result<(), event_box::GroupError> {
+    /// let existed = log.group("warehouse").by("ann").remove().await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// Where the log's tables are missing or the database fails.
+    pub async fn remove(&self) -> Result<bool, GroupError> {
+        let mut connection = self.connect().await?;
+        let removed = async {
+            let mut tx = self.begin_maintenance(&mut connection).await?;
+            let removed = self.remove_locked(&mut tx).await?;
+            tx.commit().await?;
+            Ok(removed)
+        };
+        removed.await.map_err(|error| self.database(error))
+    }
+
+    async fn remove_locked(&self, connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+        let (group, schema) = (&self.name, self.log.schema());
+        self.lock_every_cursor(connection).await?;
+        let parked = sqlx::query!("delete from event_box.parked where group_name = $1", group)
+            .execute(schema.over(&mut *connection))
+            .await?
+            .rows_affected();
+        sqlx::query!("delete from event_box.starts where group_name = $1", group)
+            .execute(schema.over(&mut *connection))
+            .await?;
+        let removed = sqlx::query!("delete from event_box.consumer_groups where name = $1", group)
+            .execute(schema.over(&mut *connection))
+            .await?
+            .rows_affected();
+        if removed == 0 {
+            return Ok(false);
+        }
+        let detail = Some(format!("{parked} parked events went with it"));
+        self.intervention("remove_group", None, detail).record(connection, schema).await?;
+        Ok(true)
+    }
 }

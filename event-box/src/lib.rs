@@ -49,8 +49,8 @@
 //! # Running it
 //!
 //! [`Consumer::run`] takes a token, [`Consumer::run_until_signal`] waits for SIGINT or SIGTERM. Groups of one process share an [`EventBox`]
-//! handle. [`prune`] and the consumers' [`retention`](ConsumerBuilder::retention) remove what everybody has read; [`remove_group`] ends a
-//! group.
+//! handle. [`prune`] and the consumers' [`retention`](ConsumerBuilder::retention) remove what everybody has read; [`EventBox::group`]
+//! gives whoever operates a group its dead letters, its health, and what else there is to do to it.
 //!
 //! A `Uuid` field in an event needs uuid's feature `serde`, as for any type with serde's derives.
 
@@ -73,12 +73,16 @@ mod emit;
 mod error;
 mod event;
 mod event_box;
+mod expiry;
 mod failure;
 mod group;
+mod group_info;
 mod guard;
 mod handler;
 mod headers;
+mod health;
 mod intervention;
+mod intervention_record;
 mod look;
 mod migrate;
 mod mode;
@@ -86,7 +90,11 @@ mod notify;
 mod outage;
 mod outbox;
 mod parked;
+mod parked_event;
+mod parked_filter;
+mod parked_state;
 mod partition_key;
+mod pause;
 #[cfg(test)]
 mod plans;
 mod policy;
@@ -102,21 +110,26 @@ mod read;
 mod ready;
 mod record;
 mod report;
+mod requeue;
 mod retention;
 mod router;
 mod run_error;
 mod savepoint;
 mod scheduler;
 mod schema;
+mod selection;
 mod signal;
+mod skip;
 mod snapshot;
 mod start;
+mod subscription;
 #[cfg(test)]
 mod test_log;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod trouble;
 mod types;
+mod upkeep;
 mod verdict;
 mod worker;
 
@@ -132,21 +145,28 @@ pub use crate::{
     event::{DecodeError, Event},
     event_box::EventBox,
     failure::{Failure, OrReject, OrUnavailable},
-    group::remove_group,
+    group_info::GroupInfo,
     handler::{Handle, Handler, Outcome},
     headers::Headers,
+    health::{GroupHealth, Holder, PartitionHealth},
+    intervention_record::InterventionRecord,
     migrate::migrate,
     mode::Mode,
     outbox::Outbox,
+    parked_event::ParkedEvent,
+    parked_filter::ParkedFilter,
+    parked_state::{ParkedState, ParkedStateError},
     partition_key::PartitionKey,
     pull::Pull,
     pull_builder::PullBuilder,
     pull_error::PullError,
     pulled::{PulledBatch, PulledEvent},
     report::DeadLetter,
+    requeue::Requeued,
     retention::{Pruned, prune},
     run_error::RunError,
     schema::{Schema, SchemaError},
+    selection::Selection,
 };
 /// Implements [`trait@Event`].
 pub use event_box_derive::Event;

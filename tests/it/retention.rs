@@ -4,7 +4,7 @@ use std::{
     time::Duration,
 };
 
-use event_box::{BoxError, Consumer, Context};
+use event_box::{BoxError, Consumer, Context, EventBox};
 use event_box_tests::{Counted, PATIENCE, Running, TestLog};
 use tokio::sync::mpsc;
 
@@ -98,8 +98,8 @@ async fn a_removed_group_holds_nothing_back() {
     log.outbox.emit_all(&log.pool, &events("k", 4..=6)).await.unwrap();
     tally.consume(&log, "stays", 6).await;
     assert_eq!(prune(&log, NOW).await, 3);
-    assert!(event_box::remove_group(&log.pool, "gone").await.unwrap());
-    assert!(!event_box::remove_group(&log.pool, "gone").await.unwrap());
+    assert!(EventBox::from(&log.pool).group("gone").remove().await.unwrap());
+    assert!(!EventBox::from(&log.pool).group("gone").remove().await.unwrap());
     assert_eq!(prune(&log, NOW).await, 3);
     assert_eq!(log.number("select count(*) from event_box.events").await, 0);
     log.close().await;
@@ -161,7 +161,7 @@ async fn a_group_that_nobody_runs_is_named_where_it_holds_events_back() {
     running.stop().await.unwrap();
     let text = text();
     let line = text.lines().find(|line| line.contains("holds old events back")).unwrap();
-    assert!(line.contains("event_box::remove_group(&pool, \"gone\")") && line.contains("days=2"), "{line}");
-    assert!(!text.contains("remove_group(&pool, \"content\")"), "{text}");
+    assert!(line.contains("EventBox::group(\"gone\").remove()") && line.contains("days=2"), "{line}");
+    assert!(!text.contains("group(\"content\")"), "{text}");
     log.close().await;
 }

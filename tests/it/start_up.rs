@@ -1,4 +1,4 @@
-use event_box::{BoxError, BuildError, Consumer, Context, LogError, RunError};
+use event_box::{BoxError, BuildError, Consumer, Context, EventBox, LogError, RunError};
 use event_box_tests::{Counted, Running, TestLog};
 
 async fn ignore(_: Counted, _: &mut Context<'_>) -> Result<(), BoxError> {
@@ -68,7 +68,7 @@ async fn a_group_that_is_removed_while_it_runs_ends() {
     let log = TestLog::new().await;
     let running = Running::start(Consumer::builder(&log.pool, "g").on(ignore).build().unwrap());
     log.wait_until("select count(*) from event_box.cursors", 64).await;
-    assert!(event_box::remove_group(&log.pool, "g").await.unwrap());
+    assert!(EventBox::from(&log.pool).group("g").remove().await.unwrap());
     log.outbox.emit(&log.pool, &Counted { key: "k".to_owned(), n: 1 }).await.unwrap();
     let error = running.ended().await.unwrap_err();
     assert!(matches!(&error, RunError::GroupRemoved { group } if group == "g"), "{error:?}");
