@@ -54,6 +54,7 @@
 //!
 //! A `Uuid` field in an event needs uuid's feature `serde`, as for any type with serde's derives.
 
+mod adopt;
 mod backoff;
 mod batch;
 mod check;
@@ -66,10 +67,12 @@ mod copy;
 mod cursor;
 mod deadline;
 mod emit;
+mod erase;
 mod error;
 mod event;
 mod event_box;
 mod failure;
+mod forward;
 mod group;
 mod guard;
 mod handler;
@@ -88,6 +91,7 @@ mod pulse;
 mod read;
 mod ready;
 mod record;
+mod replay;
 mod retention;
 mod router;
 mod run_error;
@@ -103,6 +107,7 @@ mod verdict;
 mod worker;
 
 pub use crate::{
+    adopt::{Adopted, adopt},
     backoff::Backoff,
     check::LogError,
     consumer::Consumer,
@@ -110,6 +115,7 @@ pub use crate::{
     consumer_group::{ConsumerGroup, GroupError},
     context::Context,
     emit::Emit,
+    erase::{Erasure, LoggedEvent},
     error::{BoxError, EmitError},
     event::{DecodeError, Event},
     event_box::EventBox,
@@ -120,6 +126,7 @@ pub use crate::{
     migrate::migrate,
     outbox::Outbox,
     partition_key::PartitionKey,
+    replay::Replayed,
     retention::{Pruned, prune},
     run_error::RunError,
     schema::{Schema, SchemaError},

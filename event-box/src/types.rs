@@ -71,3 +71,15 @@ impl Decode<'_, Postgres> for Timestamp {
         time.map(Self).ok_or_else(|| "a time that SystemTime cannot hold".into())
     }
 }
+
+impl Encode<'_, Postgres> for Timestamp {
+    /// Rounded down to PostgreSQL's microseconds.
+    fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        let micros = match self.0.duration_since(UNIX_EPOCH + POSTGRES_EPOCH) {
+            Ok(since) => i64::try_from(since.as_micros())?,
+            Err(before) => -i64::try_from(before.duration().as_nanos().div_ceil(1_000))?,
+        };
+        buffer.extend_from_slice(&micros.to_be_bytes());
+        Ok(IsNull::No)
+    }
+}
