@@ -1,5 +1,6 @@
 //! Integration tests, a module a capability.
 
+mod adopt;
 mod builds;
 mod consume;
 mod derive;
