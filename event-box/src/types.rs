@@ -83,3 +83,21 @@ impl Encode<'_, Postgres> for Timestamp {
         Ok(IsNull::No)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_rounded_down_to_microseconds() {
+        let epoch = UNIX_EPOCH + POSTGRES_EPOCH;
+        let encoded = |time: SystemTime| {
+            let mut buffer = PgArgumentBuffer::default();
+            let _ = Timestamp(time).encode_by_ref(&mut buffer).unwrap();
+            i64::from_be_bytes(buffer[..].try_into().unwrap())
+        };
+        assert_eq!(encoded(epoch + Duration::from_nanos(1_999)), 1);
+        assert_eq!(encoded(epoch - Duration::from_nanos(1_000)), -1);
+        assert_eq!(encoded(epoch - Duration::from_nanos(1_001)), -2);
+    }
+}
