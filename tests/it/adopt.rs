@@ -5,10 +5,10 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
-use event_box::{Backoff, Consumer, Context, Failure, LogError, Outbox, RunError};
+use event_box::{Backoff, Consumer, Context, Erasure, EventBox, Failure, LogError, Outbox, RunError, Schema};
 use event_box_dev::{Binaries, Database, Server, ServerOptions};
 use event_box_tests::{
     Counted, PATIENCE, Running, Seen, TestLog, assert_each_once_in_order, emit_next, seen_by, wait_until_seen,
@@ -72,10 +72,10 @@ struct Handling {
     backoff: Duration,
 }
 
-fn consumer(pool: &PgPool, group: &str, room: usize, backoff: Duration) -> Consumer {
+fn consumer(log: impl Into<EventBox>, group: &str, room: usize, backoff: Duration) -> Consumer {
     let handling = Arc::new(Handling { room: AtomicUsize::new(room), backoff });
     let backoff = Backoff::fixed(handling.backoff);
-    Consumer::builder(pool, group)
+    Consumer::builder(log, group)
         .state(handling)
         .on(async |event: Counted, cx: &mut Context<'_, Arc<Handling>>| -> Result<(), Failure> {
             let taken = cx.state().room.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |room| room.checked_sub(1));
@@ -290,5 +290,33 @@ async fn foreign_rows_that_arrive_while_a_consumer_runs_stop_it() {
     tx.commit().await.unwrap();
     let error = running.ended().await.unwrap_err();
     assert!(matches!(error, RunError::Log(LogError::Foreign { .. })), "{error:?}");
+    log.close().await;
+}
+
+/// Everything that moves a group or touches the log by hand, where another log lies beside it.
+#[tokio::test]
+async fn another_schemas_log_is_moved_erased_and_adopted_alone() {
+    let log = TestLog::new().await;
+    sqlx::raw_sql(Seen::TABLE).execute(&log.pool).await.unwrap();
+    let other = EventBox::in_schema(log.pool.clone(), Schema::new("Other-log").unwrap());
+    event_box::migrate(&other).await.unwrap();
+    for n in 1..=3 {
+        log.outbox.emit(&log.pool, &Counted { key: "k".to_owned(), n: 100 + n }).await.unwrap();
+        other.outbox().emit(&log.pool, &Counted { key: "k".to_owned(), n }).await.unwrap();
+    }
+    let running = Running::start(consumer(&other, "g", usize::MAX, SOON));
+    wait_until_seen(&log.pool, "g", 3).await;
+    assert_eq!(event_box::adopt(&other).await.unwrap().events, 3);
+    assert!(matches!(other.event(2).erase().await.unwrap(), Erasure::Erased { parked: 0 }));
+    other.group("g").replay_all().await.unwrap();
+    wait_until_seen(&log.pool, "g", 5).await;
+    other.group("g").replay_since(SystemTime::UNIX_EPOCH).await.unwrap();
+    wait_until_seen(&log.pool, "g", 7).await;
+    other.group("g").forward_to_now().await.unwrap();
+    assert_eq!(other.group("g").forward_and_clear_parked().await.unwrap(), 0);
+    running.stop().await.unwrap();
+    assert_eq!(seen_by(&log.pool, "g").await, [("k".to_owned(), vec![1, 2, 3, 1, 3, 1, 3])]);
+    assert_eq!(log.number("select count(*) from event_box.interventions").await, 0);
+    assert_eq!(log.number("select count(*) from event_box.events where xid <> '0' and erased_at is null").await, 3);
     log.close().await;
 }
