@@ -136,7 +136,7 @@ async fn dumped_amid_deliveries(old: &Cluster, file: &Path) {
     let mut open = old.pool.begin().await.unwrap();
     emit_next(&mut open, "open").await.unwrap();
     let emitters = emitters(&old.pool, 6, 100_000, 20);
-    wait_until_seen(&old.pool, "echo", 300).await;
+    wait_until_seen(&old.pool, "echo", 150).await;
     old.dump(file);
     drop((emitters, open));
     for running in running {
@@ -153,7 +153,7 @@ async fn deliver_the_rest(new: &Cluster, adopt: bool) {
         .await
         .unwrap();
     let running = GROUPS.map(|group| Running::start(consumer(&new.pool, group, usize::MAX, SOON)));
-    let mut emitters = emitters(&new.pool, 4, 20, 20);
+    let mut emitters = emitters(&new.pool, 4, 10, 20);
     if adopt {
         event_box::adopt(&new.pool).await.unwrap();
     }
@@ -219,7 +219,7 @@ async fn a_log_restored_into_an_older_cluster_goes_on_exactly_and_is_adopted_whi
     let old = Cluster::new(0).await;
     dumped_amid_deliveries(&old, &file).await;
     for adopt in [false, true] {
-        let new = Cluster::new(50_000).await;
+        let new = Cluster::new(20_000).await;
         new.restore(&file);
         deliver_the_rest(&new, adopt).await;
     }
