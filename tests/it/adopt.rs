@@ -196,6 +196,8 @@ async fn a_log_restored_amid_deliveries_is_refused_adopted_and_goes_on_exactly()
     // Open while the cursors get their new snapshot; it emits after that, and commits when they have all gone on.
     let mut open = new.pool.begin().await.unwrap();
     sqlx::query("select pg_current_xact_id()::text").execute(&mut *open).await.unwrap();
+    // Ended later than that one began: the snapshot lists it.
+    sqlx::query("select pg_current_xact_id()::text").execute(&new.pool).await.unwrap();
     let adopted = event_box::adopt(&new.pool).await.unwrap();
     assert_eq!(adopted.events, events as u64);
     assert!(adopted.parked >= 8, "three of the late, the five of the later: {adopted:?}");

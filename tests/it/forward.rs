@@ -60,17 +60,25 @@ async fn what_is_committed_is_passed_over_and_what_is_open_is_not() {
     emit(1).await;
     log.outbox.emit(&mut *open, &counted("k", 2)).await.unwrap();
     emit(3).await;
-    // It has its transaction id, and has not written.
+    // One that has its transaction id and has not written, and one whose id is the newest of all.
     let mut silent = log.pool.begin().await.unwrap();
     sqlx::query("select pg_current_xact_id()::text").execute(&mut *silent).await.unwrap();
-    group.forward_to_now().await.unwrap();
     emit(4).await;
-    log.outbox.emit(&mut *silent, &counted("k", 5)).await.unwrap();
-    emit(6).await;
-    assert_eq!(rest(&log).await, [4, 6]);
-    silent.commit().await.unwrap();
-    open.commit().await.unwrap();
-    assert_eq!(rest(&log).await, [4, 6, 2, 5]);
+    let mut newest = log.pool.begin().await.unwrap();
+    log.outbox.emit(&mut *newest, &counted("k", 5)).await.unwrap();
+    group.forward_to_now().await.unwrap();
+    let mut later = log.pool.begin().await.unwrap();
+    log.outbox.emit(&mut *later, &counted("k", 6)).await.unwrap();
+    log.outbox.emit(&mut *silent, &counted("k", 7)).await.unwrap();
+    // Twice, so that what bounds the search for late events moves up.
+    for n in [8, 9] {
+        emit(n).await;
+        rest(&log).await;
+    }
+    for open in [open, silent, newest, later] {
+        open.commit().await.unwrap();
+    }
+    assert_eq!(rest(&log).await, [8, 9, 2, 5, 6, 7]);
     let record: (String, String, String) =
         sqlx::query_as("select actor, action, group_name from event_box.interventions")
             .fetch_one(&log.pool)
@@ -80,7 +88,8 @@ async fn what_is_committed_is_passed_over_and_what_is_open_is_not() {
     log.close().await;
 }
 
-/// In a pass over 100 to 104, which lie between 0 to 4: two are delivered, the others are passed over.
+/// In a pass over 100 to 104, which lie between 0 to 4: two are delivered, the others are passed over, and so is what was committed since
+/// the pass began.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pass_over_late_events_ends_there() {
     let log = log_with_tables().await;
@@ -97,6 +106,7 @@ async fn a_pass_over_late_events_ends_there() {
     log.wait_until("select count(target) from event_box.cursors", 1).await;
     running.stop().await.unwrap();
     log.sql("delete from seen").await;
+    log.outbox.emit(&log.pool, &counted("k", 50)).await.unwrap();
     EventBox::new(log.pool.clone()).group("g").forward_to_now().await.unwrap();
     slower.commit().await.unwrap();
     log.outbox.emit(&log.pool, &counted("k", 5)).await.unwrap();
