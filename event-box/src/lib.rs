@@ -52,6 +52,10 @@
 //! handle. [`prune`] and the consumers' [`retention`](ConsumerBuilder::retention) remove what everybody has read; [`remove_group`] ends a
 //! group.
 //!
+//! A [`ConsumerGroup`] is moved back and forth in the log while it runs ([`replay_from`](ConsumerGroup::replay_from),
+//! [`forward_to_now`](ConsumerGroup::forward_to_now)), [`LoggedEvent::erase`] erases a person's data, and [`adopt`] takes over a log that was
+//! dumped and restored.
+//!
 //! A `Uuid` field in an event needs uuid's feature `serde`, as for any type with serde's derives.
 
 mod adopt;

@@ -60,12 +60,15 @@ async fn what_is_committed_is_passed_over_and_what_is_open_is_not() {
     emit(1).await;
     log.outbox.emit(&mut *open, &counted("k", 2)).await.unwrap();
     emit(3).await;
-    // One that has its transaction id and has not written, and one whose id is the newest of all.
+    // One that has its transaction id and has not written, and one whose id is the newest of all, with an event below the position.
     let mut silent = log.pool.begin().await.unwrap();
     sqlx::query("select pg_current_xact_id()::text").execute(&mut *silent).await.unwrap();
-    emit(4).await;
+    let mut before = log.pool.begin().await.unwrap();
+    sqlx::query("select pg_current_xact_id()::text").execute(&mut *before).await.unwrap();
     let mut newest = log.pool.begin().await.unwrap();
     log.outbox.emit(&mut *newest, &counted("k", 5)).await.unwrap();
+    log.outbox.emit(&mut *before, &counted("k", 4)).await.unwrap();
+    before.commit().await.unwrap();
     group.forward_to_now().await.unwrap();
     let mut later = log.pool.begin().await.unwrap();
     log.outbox.emit(&mut *later, &counted("k", 6)).await.unwrap();
