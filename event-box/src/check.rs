@@ -39,7 +39,7 @@ pub enum LogError {
     /// The sequence lies behind the log: a copy was restored without it.
     #[error(
         "`{schema}.events_sequence_seq` stands at {last_value}, the log reaches {highest}: the log was copied without its \
-         sequence, move it by `select setval('…', {highest})`"
+         sequence: stop what emits and consumes, then run `event_box::adopt(&pool)`"
     )]
     SequenceBehind {
         /// The log's schema.
@@ -51,7 +51,8 @@ pub enum LogError {
     },
     /// The log's rows carry transaction ids of another cluster: it was restored from a dump, or copied.
     #[error(
-        "the log in schema `{schema}` carries another cluster's transaction ids: it was restored or copied, and its cursors do not fit it"
+        "the log in schema `{schema}` carries another cluster's transaction ids, it was restored or copied: stop its consumers, then \
+         run `event_box::adopt(&pool)`"
     )]
     Foreign {
         /// The log's schema.
@@ -71,9 +72,8 @@ impl LogError {
     }
 }
 
-/// Checks what delivery rests on, before the first claim.
-pub(crate) async fn check(connection: &mut PgConnection, schema: &Schema) -> Result<(), LogError> {
-    let name = || schema.name().to_owned();
+/// Checks that the server is a primary and that the log's tables are such as this code knows.
+pub(crate) async fn check_tables(connection: &mut PgConnection, schema: &Schema) -> Result<(), LogError> {
     let database = |error| LogError::from_database(error, schema);
     let standby = sqlx::query_scalar!(r#"select pg_is_in_recovery() as "standby!""#).fetch_one(&mut *connection).await;
     if standby.map_err(database)? {
@@ -87,27 +87,40 @@ pub(crate) async fn check(connection: &mut PgConnection, schema: &Schema) -> Res
     .await
     .map_err(database)?;
     if applied < needed {
-        return Err(LogError::Outdated { schema: name(), applied, needed });
+        return Err(LogError::Outdated { schema: schema.name().to_owned(), applied, needed });
     }
+    Ok(())
+}
+
+/// Checks what delivery rests on, before the first claim.
+pub(crate) async fn check(connection: &mut PgConnection, schema: &Schema) -> Result<(), LogError> {
+    check_tables(connection, schema).await?;
+    let name = || schema.name().to_owned();
+    // In one cluster no cursor and no row that a statement sees is from beyond the statement's own snapshot.
     let row = sqlx::query!(
-        r#"select seqincrement = 1 and seqcache = 1 and not seqcycle as "options!",
+        r#"with now as materialized (select pg_current_snapshot() as s),
+           last as materialized (
+               select last.sequence, last.xid from generate_series(0, 63) as p cross join lateral (
+                   select sequence, xid from event_box.events where partition = p order by sequence desc limit 1) as last
+           )
+           select seqincrement = 1 and seqcache = 1 and not seqcycle as "options!",
                   (select case when is_called then last_value else 0 end from event_box.events_sequence_seq) as "last_value!",
-                  greatest(
-                      (select max(position) from event_box.cursors),
-                      (select max(last.sequence) from generate_series(0, 63) as p cross join lateral (
-                          select sequence from event_box.events where partition = p order by sequence desc limit 1) as last),
-                      0
-                  ) as "highest!"
+                  greatest((select max(position) from event_box.cursors), (select max(sequence) from last), 0) as "highest!",
+                  exists (select from event_box.cursors, now where pg_snapshot_xmax(coalesce(target, snapshot)) > pg_snapshot_xmax(s))
+                      or exists (select from last, now where xid >= pg_snapshot_xmax(s)) as "foreign_log!"
            from pg_sequence where seqrelid = 'event_box.events_sequence_seq'::regclass"#
     )
     .fetch_one(schema.over(&mut *connection))
     .await
-    .map_err(database)?;
+    .map_err(|error| LogError::from_database(error, schema))?;
     if !row.options {
         return Err(LogError::SequenceOptions { schema: name() });
     }
     if row.last_value < row.highest {
         return Err(LogError::SequenceBehind { schema: name(), last_value: row.last_value, highest: row.highest });
+    }
+    if row.foreign_log {
+        return Err(LogError::Foreign { schema: name() });
     }
     Ok(())
 }

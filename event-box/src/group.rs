@@ -33,15 +33,10 @@ pub(crate) async fn register(
     mode: Mode,
     start: Start,
 ) -> Result<String, sqlx::Error> {
-    // In this order, each in a transaction of its own, so that whoever is unknown to the cursor's snapshot writes above its floor.
-    let last_value = sqlx::query_scalar!(
-        r#"select case when is_called then last_value else 0 end as "last_value!" from event_box.events_sequence_seq"#
-    )
-    .fetch_one(schema.over(&mut *connection))
-    .await?;
-    if start == Start::Now {
-        sqlx::query!("select pg_current_xact_id()::text as xid").fetch_one(&mut *connection).await?;
-    }
+    let floor = match start {
+        Start::Beginning => 0,
+        Start::Now => floor_from_now(connection, schema).await?,
+    };
     let mut tx = connection.begin_with("begin isolation level read committed").await?;
     lock_maintenance(&mut tx, schema).await?;
     let known = sqlx::query!("select topics, mode from event_box.consumer_groups where name = $1", group)
@@ -65,7 +60,7 @@ pub(crate) async fn register(
             )
             .execute(schema.over(&mut *tx))
             .await?;
-            create_cursors(&mut tx, schema, group, start, last_value).await?;
+            create_cursors(&mut tx, schema, group, start, floor).await?;
             tracing::info!(group, ?topics, ?start, %mode, "the group is new");
         }
     }
@@ -73,12 +68,24 @@ pub(crate) async fn register(
     Ok(mode.text().to_owned())
 }
 
+/// Above which sequence all those write whom a snapshot that is taken from now on does not know: the sequence's last value, and after it
+/// an xid, each in a transaction of its own.
+pub(crate) async fn floor_from_now(connection: &mut PgConnection, schema: &Schema) -> Result<i64, sqlx::Error> {
+    let last_value = sqlx::query_scalar!(
+        r#"select case when is_called then last_value else 0 end as "last_value!" from event_box.events_sequence_seq"#
+    )
+    .fetch_one(schema.over(&mut *connection))
+    .await?;
+    sqlx::query!("select pg_current_xact_id()::text as xid").fetch_one(connection).await?;
+    Ok(last_value)
+}
+
 async fn create_cursors(
     connection: &mut PgConnection,
     schema: &Schema,
     group: &str,
     start: Start,
-    last_value: i64,
+    floor: i64,
 ) -> Result<(), sqlx::Error> {
     match start {
         Start::Beginning => {
@@ -100,7 +107,7 @@ async fn create_cursors(
                        select sequence from event_box.events where partition = p order by sequence desc limit 1
                    ) as last on true"#,
                 group,
-                last_value,
+                floor,
             )
             .execute(schema.over(connection))
             .await?

@@ -52,8 +52,13 @@
 //! handle. [`prune`] and the consumers' [`retention`](ConsumerBuilder::retention) remove what everybody has read; [`EventBox::group`]
 //! gives whoever operates a group its dead letters, its health, and what else there is to do to it.
 //!
+//! A [`ConsumerGroup`] is moved back and forth in the log while it runs ([`replay_from`](ConsumerGroup::replay_from),
+//! [`forward_to_now`](ConsumerGroup::forward_to_now)), [`LoggedEvent::erase`] erases a person's data, and [`adopt`] takes over a log that was
+//! dumped and restored.
+//!
 //! A `Uuid` field in an event needs uuid's feature `serde`, as for any type with serde's derives.
 
+mod adopt;
 mod attempt;
 mod backoff;
 mod batch;
@@ -70,11 +75,13 @@ mod cursor;
 mod deadline;
 mod delivery;
 mod emit;
+mod erase;
 mod error;
 mod event;
 mod event_box;
 mod expiry;
 mod failure;
+mod forward;
 mod group;
 mod group_info;
 mod guard;
@@ -109,6 +116,7 @@ mod pulse;
 mod read;
 mod ready;
 mod record;
+mod replay;
 mod report;
 mod requeue;
 mod retention;
@@ -134,6 +142,7 @@ mod verdict;
 mod worker;
 
 pub use crate::{
+    adopt::{Adopted, adopt},
     backoff::Backoff,
     check::LogError,
     consumer::Consumer,
@@ -141,6 +150,7 @@ pub use crate::{
     consumer_group::{ConsumerGroup, GroupError},
     context::Context,
     emit::Emit,
+    erase::{Erasure, LoggedEvent},
     error::{BoxError, EmitError},
     event::{DecodeError, Event},
     event_box::EventBox,
@@ -161,6 +171,7 @@ pub use crate::{
     pull_builder::PullBuilder,
     pull_error::PullError,
     pulled::{PulledBatch, PulledEvent},
+    replay::Replayed,
     report::DeadLetter,
     requeue::Requeued,
     retention::{Pruned, prune},

@@ -71,3 +71,33 @@ impl Decode<'_, Postgres> for Timestamp {
         time.map(Self).ok_or_else(|| "a time that SystemTime cannot hold".into())
     }
 }
+
+impl Encode<'_, Postgres> for Timestamp {
+    /// Rounded down to PostgreSQL's microseconds.
+    fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        let micros = match self.0.duration_since(UNIX_EPOCH + POSTGRES_EPOCH) {
+            Ok(since) => i64::try_from(since.as_micros())?,
+            Err(before) => -i64::try_from(before.duration().as_nanos().div_ceil(1_000))?,
+        };
+        buffer.extend_from_slice(&micros.to_be_bytes());
+        Ok(IsNull::No)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_rounded_down_to_microseconds() {
+        let epoch = UNIX_EPOCH + POSTGRES_EPOCH;
+        let encoded = |time: SystemTime| {
+            let mut buffer = PgArgumentBuffer::default();
+            let _ = Timestamp(time).encode_by_ref(&mut buffer).unwrap();
+            i64::from_be_bytes(buffer[..].try_into().unwrap())
+        };
+        assert_eq!(encoded(epoch + Duration::from_nanos(1_999)), 1);
+        assert_eq!(encoded(epoch - Duration::from_nanos(1_000)), -1);
+        assert_eq!(encoded(epoch - Duration::from_nanos(1_001)), -2);
+    }
+}

@@ -1,5 +1,6 @@
 //! Integration tests, a module a capability.
 
+mod adopt;
 mod all_or_nothing;
 mod builds;
 mod consume;
@@ -8,8 +9,10 @@ mod dead_letters;
 mod deaths;
 mod derive;
 mod emit;
+mod erase;
 mod extremes;
 mod failures;
+mod forward;
 mod groups;
 mod health;
 mod late;
@@ -19,6 +22,7 @@ mod pgbench;
 mod processes;
 mod pull;
 mod quickstart;
+mod replay;
 mod retention;
 mod shutdown;
 mod sql_function;

@@ -83,6 +83,8 @@ async fn a_standby_is_refused() {
     let consumer = Consumer::builder(&pool, "g").on(note).build().unwrap();
     let error = Running::start(consumer).ended().await.unwrap_err();
     assert!(matches!(error, RunError::Log(LogError::Standby)), "{error:?}");
+    let error = event_box::adopt(&pool).await.unwrap_err();
+    assert!(matches!(error, LogError::Standby), "{error:?}");
     pool.close().await;
     // A primary again, so that the database can be dropped.
     std::fs::remove_file(signal).unwrap();
