@@ -80,8 +80,7 @@ async fn a_failed_event_comes_again_before_what_waits_behind_it() {
     while order.len() < 4 {
         tokio::time::timeout(PATIENCE, pull.wait()).await.expect("in time").unwrap();
         let mut tx = log.pool.begin().await.unwrap();
-        let mut batch = pull.batch(&mut tx, 3).await.unwrap();
-        while let Some(event) = batch.next() {
+        for event in pull.batch(&mut tx, 3).await.unwrap() {
             order.push(event.decode::<Counted>().unwrap().n);
             last_attempt = last_attempt.max(event.attempt());
         }
@@ -106,7 +105,7 @@ async fn pull_all(log: &TestLog, own: String, seed: u64) {
     let mut random = fastrand(seed);
     loop {
         let mut tx = log.pool.begin().await.unwrap();
-        if random() % 3 == 0 && log.number("select count(*) from seen").await < 500 {
+        if random().is_multiple_of(3) && log.number("select count(*) from seen").await < 500 {
             emit_next(&mut tx, &own).await.unwrap();
         }
         let mut pulled = 0;
@@ -122,7 +121,7 @@ async fn pull_all(log: &TestLog, own: String, seed: u64) {
                 pulled += 1;
             }
         }
-        if random() % 5 == 0 { tx.rollback().await } else { tx.commit().await }.unwrap();
+        if random().is_multiple_of(5) { tx.rollback().await } else { tx.commit().await }.unwrap();
         let all = "select (select sum(n)::bigint from counters) - (select count(*) from seen)";
         if pulled == 0 && log.number(all).await == 0 && log.number("select count(*) from seen").await >= 500 {
             return;

@@ -89,7 +89,7 @@ async fn drain(log: &TestLog, group: &str) -> Vec<Counted> {
     for partition in 0..64 {
         loop {
             let mut tx = log.pool.begin().await.unwrap();
-            let opened = opened(&log, &mut tx).await;
+            let opened = opened(log, &mut tx).await;
             let done = batch(log, &mut tx, group, partition, 7, &notebook, &opened).await.unwrap();
             tx.commit().await.unwrap();
             if !done.more {
