@@ -13,7 +13,9 @@ async fn an_error_is_kept_with_its_causes() {
     let log = TestLog::new().await;
     let consumer = Consumer::builder(&log.pool, "g")
         .on(async |_: Counted, _: &mut Context<'_>| -> anyhow::Result<()> {
-            Err(anyhow::anyhow!("connection refused").context("the warehouse does not answer").context("reserving stock"))
+            Err(anyhow::anyhow!("connection refused")
+                .context("the warehouse does not answer")
+                .context("reserving stock"))
         })
         .build()
         .unwrap();
@@ -30,7 +32,9 @@ async fn an_error_is_kept_with_its_causes() {
 async fn the_first_failure_keeps_its_time_and_the_last_one_moves() {
     let log = TestLog::new().await;
     let consumer = Consumer::builder(&log.pool, "g")
-        .on(async |_: Counted, cx: &mut Context<'_>| -> Result<(), BoxError> { Err(format!("attempt {}", cx.attempt()).into()) })
+        .on(async |_: Counted, cx: &mut Context<'_>| -> Result<(), BoxError> {
+            Err(format!("attempt {}", cx.attempt()).into())
+        })
         .backoff(Backoff::fixed(Duration::from_millis(300)))
         .build()
         .unwrap();
@@ -72,10 +76,10 @@ async fn a_payload_that_does_not_decode_is_parked_with_its_path_and_harms_no_nei
     sqlx::raw_sql(Seen::TABLE).execute(&log.pool).await.unwrap();
     let ordered = |key: &str, n| Ordered { key: key.to_owned(), n, lines: vec![Line { price: 1 }] };
     // Of the same partition, before and after it: another key's, and its own.
-    log.outbox.emit(&log.pool, &ordered("good", 1)).partition_key("k").await.unwrap();
+    log.outbox.emit(&log.pool, &ordered("before", 1)).partition_key("k").await.unwrap();
     let bad = r#"select event_box.emit('test.ordered', '{"key":"k","n":1,"lines":[{"price":1},{"price":2},{"price":"three"}]}', 'k')"#;
     log.sql(bad).await;
-    log.outbox.emit(&log.pool, &ordered("good", 2)).await.unwrap();
+    log.outbox.emit(&log.pool, &ordered("good", 1)).await.unwrap();
     log.outbox.emit(&log.pool, &ordered("k", 2)).await.unwrap();
     let consumer = Consumer::builder(&log.pool, "g")
         .on(async |event: Ordered, cx: &mut Context<'_>| -> Result<(), BoxError> {
@@ -87,12 +91,18 @@ async fn a_payload_that_does_not_decode_is_parked_with_its_path_and_harms_no_nei
     log.wait_until("select count(*) from event_box.parked", 2).await;
     log.wait_until("select count(*) from seen", 2).await;
     running.stop().await.unwrap();
-    assert_eq!(seen_by(&log.pool, "g").await, [("good".to_owned(), vec![1, 2])]);
+    assert_eq!(seen_by(&log.pool, "g").await, [("before".to_owned(), vec![1]), ("good".to_owned(), vec![1])]);
     let parked: Vec<(String, Option<String>)> =
-        sqlx::query_as("select reason, error from event_box.parked order by sequence").fetch_all(&log.pool).await.unwrap();
+        sqlx::query_as("select reason, error from event_box.parked order by sequence")
+            .fetch_all(&log.pool)
+            .await
+            .unwrap();
     let [(reason, Some(error)), (behind, None)] = &parked[..] else { panic!("{parked:?}") };
     assert_eq!((reason.as_str(), behind.as_str()), ("failed", "waiting"));
-    assert!(error.starts_with("the payload does not fit at `lines[2].price`: invalid type: string \"three\", expected i64"), "{error}");
+    assert!(
+        error.starts_with("the payload does not fit at `lines[2].price`: invalid type: string \"three\", expected i64"),
+        "{error}"
+    );
     log.close().await;
 }
 

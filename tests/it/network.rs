@@ -52,9 +52,15 @@ impl Site {
     /// Waits until the group has handled this event, longer than a dead host's partition may stay locked.
     async fn wait_for(&self, n: i64) {
         let deadline = tokio::time::Instant::now() + 2 * ABOUT_A_MINUTE;
-        let seen = || sqlx::query_scalar::<_, bool>("select exists (select from seen where n = $1)").bind(n).fetch_one(&self.pool);
+        let seen = || {
+            sqlx::query_scalar::<_, bool>("select exists (select from seen where n = $1)").bind(n).fetch_one(&self.pool)
+        };
         while !seen().await.unwrap() {
-            assert!(tokio::time::Instant::now() < deadline, "{n} was not handled: {:?}", seen_by(&self.pool, "g").await);
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "{n} was not handled: {:?}",
+                seen_by(&self.pool, "g").await
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -127,42 +133,84 @@ async fn gated(event: Counted, cx: &mut Context<'_, std::sync::Arc<Gate>>) -> Re
 }
 
 /// The worker's transaction stands idle in the server, which ends it after the handler's time-out and 15 seconds.
+async fn assert_a_vanished_worker_frees_its_partition(way: Option<Way>) {
+    let (logged, site) = (Logged::here(), Site::new().await);
+    let (started, mut reports) = mpsc::unbounded_channel();
+    let gate = std::sync::Arc::new(Gate { started, open: Semaphore::new(0) });
+    let consumer = Consumer::builder(&site.remote, "g").state(gate.clone()).on(gated);
+    let running = Running::start(consumer.handler_timeout(Duration::from_secs(3)).build().unwrap());
+    site.emit(1..=3).await;
+    assert_eq!(reports.recv().await, Some(1));
+    match way {
+        None => site.proxy.stall(),
+        Some(way) => site.proxy.stall_one_way(way),
+    }
+    let stalled = Instant::now();
+    gate.open.add_permits(100);
+    let other = start(&site.pool, "other");
+    site.wait_for(3).await;
+    println!("its partition was free after {:?}", stalled.elapsed());
+    assert!(stalled.elapsed() < ABOUT_A_MINUTE, "{:?}", stalled.elapsed());
+    logged.wait_for(TROUBLE, 1).await;
+    println!("it gave up after {:?}", stalled.elapsed());
+    assert!(stalled.elapsed() < ABOUT_A_MINUTE, "{:?}", stalled.elapsed());
+    other.stop().await.unwrap();
+    site.proxy.resume();
+    let back = Instant::now();
+    site.emit(4..=6).await;
+    site.wait_for(6).await;
+    println!("went on {:?} after the network was back", back.elapsed());
+    logged.wait_for(OVER, 1).await;
+    assert_eq!(logged.times(TROUBLE), 1, "{:#?}", logged.said(""));
+    running.stop().await.unwrap();
+    site.assert_each_once_in_order(6).await;
+    site.close().await;
+}
+
 #[tokio::test]
 async fn a_worker_that_vanishes_between_two_statements_frees_its_partition() {
-    for way in [None, Some(Way::ToServer), Some(Way::ToClient)] {
-        let (logged, site) = (Logged::here(), Site::new().await);
-        let (started, mut reports) = mpsc::unbounded_channel();
-        let gate = std::sync::Arc::new(Gate { started, open: Semaphore::new(0) });
-        let consumer = Consumer::builder(&site.remote, "g").state(gate.clone()).on(gated);
-        let consumer = consumer.handler_timeout(Duration::from_secs(3)).build().unwrap();
-        let running = Running::start(consumer);
-        site.emit(1..=3).await;
-        assert_eq!(reports.recv().await, Some(1));
-        match way {
-            None => site.proxy.stall(),
-            Some(way) => site.proxy.stall_one_way(way),
-        }
-        let stalled = Instant::now();
-        gate.open.add_permits(100);
-        let other = start(&site.pool, "other");
-        site.wait_for(3).await;
-        println!("{way:?}: its partition was free after {:?}", stalled.elapsed());
-        assert!(stalled.elapsed() < ABOUT_A_MINUTE, "{:?}", stalled.elapsed());
-        logged.wait_for(TROUBLE, 1).await;
-        println!("{way:?}: it gave up after {:?}", stalled.elapsed());
-        assert!(stalled.elapsed() < ABOUT_A_MINUTE, "{:?}", stalled.elapsed());
-        other.stop().await.unwrap();
-        site.proxy.resume();
-        let back = Instant::now();
-        site.emit(4..=6).await;
-        site.wait_for(6).await;
-        println!("{way:?}: went on {:?} after the network was back", back.elapsed());
-        assert!(logged.times(TROUBLE) <= 1, "{:#?}", logged.said(""));
-        logged.wait_for(OVER, 1).await;
-        running.stop().await.unwrap();
-        site.assert_each_once_in_order(6).await;
-        site.close().await;
+    assert_a_vanished_worker_frees_its_partition(None).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_is_no_longer_heard_frees_its_partition() {
+    assert_a_vanished_worker_frees_its_partition(Some(Way::ToServer)).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_no_longer_hears_frees_its_partition() {
+    assert_a_vanished_worker_frees_its_partition(Some(Way::ToClient)).await;
+}
+
+/// Who starts, prunes or replays takes turns under one lock: a holder that vanished keeps nobody out for ever.
+#[tokio::test]
+async fn a_consumer_that_vanishes_while_it_starts_keeps_nobody_from_starting() {
+    let site = Site::new().await;
+    let mut turn = site.pool.begin().await.unwrap();
+    sqlx::raw_sql("select pg_advisory_xact_lock(hashtextextended('event_box.maintenance', 0))")
+        .execute(&mut *turn)
+        .await
+        .unwrap();
+    let running = start(&site.remote, "remote");
+    let waiting = "select count(*) from pg_stat_activity where application_name = 'remote' and wait_event = 'advisory'";
+    while site.number(waiting).await == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    site.proxy.stall();
+    let stalled = Instant::now();
+    turn.commit().await.unwrap();
+    let other = start(&site.pool, "other");
+    site.emit(1..=3).await;
+    site.wait_for(3).await;
+    println!("another started after {:?}", stalled.elapsed());
+    assert!(stalled.elapsed() < ABOUT_A_MINUTE, "{:?}", stalled.elapsed());
+    other.stop().await.unwrap();
+    site.proxy.resume();
+    site.emit(4..=6).await;
+    site.wait_for(6).await;
+    running.stop().await.unwrap();
+    site.assert_each_once_in_order(6).await;
+    site.close().await;
 }
 
 /// The server commits, and its answer is lost: what was handled is not handled again.
@@ -170,8 +218,8 @@ async fn a_worker_that_vanishes_between_two_statements_frees_its_partition() {
 async fn a_commit_whose_answer_is_lost_is_not_repeated() {
     let (logged, site) = (Logged::here(), Site::new().await);
     // Before the commit, so that nothing but its answer is lost.
-    let sql = "create table stop (now boolean); insert into stop values (true);
-               create function stall() returns trigger language plpgsql as $$ begin perform pg_sleep(1); return null; end $$;
+    let sql =
+        "create function stall() returns trigger language plpgsql as $$ begin perform pg_sleep(1); return null; end $$;
                create constraint trigger stall after insert on seen deferrable initially deferred
                    for each row when (new.n = 3) execute function stall()";
     sqlx::raw_sql(sql).execute(&site.pool).await.unwrap();
@@ -227,7 +275,8 @@ async fn a_worker_that_vanishes_in_the_middle_of_a_large_batch_frees_its_partiti
     site.proxy.stalled().await;
     let stalled = Instant::now();
     // The server is sending, not waiting.
-    let sending = "select count(*) from pg_stat_activity where application_name = 'remote' and wait_event = 'ClientWrite'";
+    let sending =
+        "select count(*) from pg_stat_activity where application_name = 'remote' and wait_event = 'ClientWrite'";
     while site.number(sending).await == 0 {
         assert!(stalled.elapsed() < ABOUT_A_MINUTE);
         tokio::time::sleep(Duration::from_millis(5)).await;

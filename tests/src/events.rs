@@ -50,8 +50,10 @@ pub async fn emit_either(connection: &mut PgConnection, key: &str) -> Result<i64
 }
 
 async fn count(connection: &mut PgConnection, key: &str) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar("insert into counters values ($1, 1) on conflict (key) do update set n = counters.n + 1 returning n")
-        .bind(key)
-        .fetch_one(connection)
-        .await
+    sqlx::query_scalar(
+        "insert into counters values ($1, 1) on conflict (key) do update set n = counters.n + 1 returning n",
+    )
+    .bind(key)
+    .fetch_one(connection)
+    .await
 }
