@@ -5,9 +5,9 @@ use sqlx::PgConnection;
 use crate::{
     batch::{Batch, BatchError, Halt, Unavailable},
     context::Delivery,
-    failure::{Failure, chain, is_conflict, is_in_failed_transaction},
+    failure::{Failure, chain, is_conflict, is_in_failed_transaction, is_outage},
     parked::{Parking, Reason, Tries},
-    progress::Progress,
+    progress::{Doubt, Progress},
     record::Record,
     verdict::{Charge, Verdict},
 };
@@ -77,22 +77,20 @@ impl Batch<'_> {
             // The event is not to blame for what it was told.
             return Err(sqlx::Error::Io(std::io::ErrorKind::ConnectionAborted.into()).into());
         }
+        let unavailable =
+            |error| Fate::Unavailable(Unavailable { sequence, error, tried_before: tries.attempts > 0, alone: false });
         let fate = match failure {
             // Without savepoints, an earlier event's failed statement that its handler did not tell of.
             Failure::Retry(error) if savepoint.is_off() && is_in_failed_transaction(&*error) => {
                 return Err(Halt::Hidden);
             }
             Failure::Retry(error) if progress.done.handled > 0 && is_conflict(&*error) => Fate::Conflict,
+            Failure::Retry(error) if is_outage(&*error) => unavailable(chain(&*error)),
             Failure::Retry(error) => Fate::Parked(self.policy.judge(record, tries, &verdict(&*error, Charge::Attempt))),
             Failure::Reject(error) => {
                 Fate::Parked(self.policy.judge(record, tries, &verdict(&*error, Charge::Rejection)))
             }
-            Failure::Unavailable(error) => Fate::Unavailable(Unavailable {
-                sequence,
-                error: chain(&*error),
-                tried_before: tries.attempts > 0,
-                alone: false,
-            }),
+            Failure::Unavailable(error) => unavailable(chain(&*error)),
             Failure::Snooze(wait) => Fate::Parked(Parking {
                 reason: Reason::Snoozed,
                 attempts: tries.attempts,
@@ -114,10 +112,35 @@ impl Batch<'_> {
         if self.assignment.suspect != Some(record.sequence) {
             return Fate::Unavailable(unavailable);
         }
-        let error =
-            format!("said to be unavailable, while another event went through at the same time: {}", unavailable.error);
-        progress.doubted = Some(unavailable);
-        Fate::Parked(self.policy.judge(record, tries, &Verdict { error, charge: Charge::Attempt }))
+        let parking = self.policy.judge(record, tries, &Verdict::alone_unavailable(&unavailable.error));
+        progress.doubted = Some(Doubt { record: record.clone(), tries, unavailable });
+        Fate::Parked(parking)
+    }
+
+    /// Another event has gone through: the suspect is asked once more, because what it depends on may just have come back.
+    pub(crate) async fn ask_again(&self, connection: &mut PgConnection, progress: &mut Progress) -> Result<(), Halt> {
+        let Some(Doubt { record, tries, .. }) = progress.doubted.clone().filter(|_| progress.done.handled > 0) else {
+            return Ok(());
+        };
+        let (sequence, key) = (record.sequence, record.partition_key.clone());
+        match self.attempt(connection, &record, tries, progress).await? {
+            Fate::Handled => {
+                progress.done.handled += 1;
+                progress.parkings.retain(|parking| parking.sequence != sequence);
+                progress.done.failures.retain(|parking| parking.sequence != sequence);
+                self.within(progress.savepoint.close(connection)).await?;
+                self.park(connection, progress).await?;
+                self.within(self.partition.clear(connection, &[sequence])).await?;
+                self.within(self.partition.promote(connection, key.as_slice())).await?;
+            }
+            Fate::Parked(parking) => {
+                progress.parkings.retain(|parking| parking.sequence != sequence);
+                progress.done.failures.retain(|parking| parking.sequence != sequence);
+                progress.parkings.push(parking);
+            }
+            Fate::Unavailable(_) | Fate::Conflict => {}
+        }
+        Ok(())
     }
 
     /// Another process of the group may know the topic: during a rolling deployment, the newer one.

@@ -170,10 +170,10 @@ impl Batch<'_> {
             progress = progress.again(known, savepoints);
         };
         let done = &mut progress.done;
-        if let Some(error) = progress.doubted.take().filter(|_| done.handled == 0) {
+        if let Some(doubt) = progress.doubted.take().filter(|_| done.handled == 0) {
             // Nothing else went through: it may be an outage after all.
             let alone = self.ran.events.load(Ordering::Relaxed) <= 1;
-            let unavailable = Some(Unavailable { alone, ..error });
+            let unavailable = Some(Unavailable { alone, ..doubt.unavailable });
             *done = Done { unavailable, more: true, ..Done::default() };
             advance = Advance::Nothing;
         }
@@ -211,6 +211,7 @@ impl Batch<'_> {
             page = self.read(connection, cursor, session, limit).await?;
         }
         let (handled, next) = self.deliver(connection, page.rows, limit, progress).await?;
+        self.ask_again(connection, progress).await?;
         self.within(progress.savepoint.close(connection)).await?;
         self.park(connection, progress).await?;
         progress.done.more |= next.is_some();

@@ -197,11 +197,14 @@ impl fmt::Debug for Consumer {
     }
 }
 
-/// The server cannot be reached, or is starting up, shutting down or full.
+/// The server cannot be reached, is starting up, shutting down, full or read-only, or another transaction was in the way.
 fn is_passing(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut => true,
-        sqlx::Error::Database(error) => error.code().is_some_and(|code| code.starts_with("57P") || code == "53300"),
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
+            ["25006", "25P03"].contains(&&*code)
+                || ["08", "40", "53", "55P03", "57"].iter().any(|class| code.starts_with(class))
+        }),
         _ => false,
     }
 }

@@ -23,7 +23,8 @@ pub struct Empty;
 #[derive(Debug)]
 pub struct Routed;
 
-/// What a group needs beside its workers' connections: the poll, the listener, and upkeep.
+/// What a group needs beside its workers' connections: the poll, upkeep, and what is recorded outside of a batch after a death. The
+/// listener has a connection outside of the pool.
 const SHARED_CONNECTIONS: usize = 3;
 
 type Routes<S> = BTreeMap<&'static str, Vec<Arc<dyn Route<S>>>>;

@@ -65,6 +65,12 @@ pub(crate) fn is_in_failed_transaction(error: &(dyn Error + 'static)) -> bool {
     has_code(error, &["25P02"])
 }
 
+/// The handler's database is full, read-only or going down: that says nothing against the event.
+pub(crate) fn is_outage(error: &(dyn Error + 'static)) -> bool {
+    // read_only_sql_transaction, disk_full, too_many_connections, admin_shutdown, crash_shutdown, cannot_connect_now
+    has_code(error, &["25006", "53100", "53300", "57P01", "57P02", "57P03"])
+}
+
 fn has_code(error: &(dyn Error + 'static), codes: &[&str]) -> bool {
     let code = |error: &(dyn Error + 'static)| {
         Some(error.downcast_ref::<sqlx::Error>()?.as_database_error()?.code()?.into_owned())

@@ -13,6 +13,8 @@ pub(crate) struct Outage {
     probes: u32,
     /// Its partition holds no event of another key.
     alone: bool,
+    /// An event of another partition has gone through: where the suspect is refused once more, it is the cause.
+    pub(crate) proven: bool,
 }
 
 /// What to send next.
@@ -28,7 +30,7 @@ pub(crate) enum Probe {
 
 impl Outage {
     pub(crate) fn new(partition: i16, suspect: Unavailable) -> Self {
-        Self { partition, suspect, probes: 0, alone: false }
+        Self { partition, suspect, probes: 0, alone: false, proven: false }
     }
 
     /// What the suspect answered.
@@ -38,7 +40,7 @@ impl Outage {
 
     pub(crate) fn next(&self) -> Probe {
         let long = self.probes >= PROBES || self.suspect.tried_before;
-        match (long, self.alone) {
+        match (long && !self.proven, self.alone) {
             (false, _) => Probe::First(self.partition),
             (true, false) => Probe::Beside(self.partition, self.suspect.sequence),
             (true, true) => Probe::Elsewhere(self.partition),
@@ -54,7 +56,7 @@ impl Outage {
             return;
         }
         if unavailable.sequence != self.suspect.sequence {
-            self.probes = 1;
+            (self.probes, self.proven) = (1, false);
         }
         self.alone = unavailable.alone;
         self.suspect = unavailable;
@@ -96,6 +98,16 @@ mod tests {
         assert_eq!(outage.next(), Probe::Elsewhere(3));
         outage.failed(4, unavailable(9, false));
         assert_eq!(outage.next(), Probe::Beside(3, 7), "it may be through by now");
+    }
+
+    #[test]
+    fn the_suspect_is_asked_once_more_when_another_partition_went_through() {
+        let mut outage = after_probes(5);
+        outage.failed(3, unavailable(7, true));
+        outage.proven = true;
+        assert_eq!(outage.next(), Probe::First(3));
+        outage.failed(3, unavailable(6, false));
+        assert!(!outage.proven, "that was another");
     }
 
     #[test]

@@ -6,9 +6,18 @@ use crate::{
     attempt::Fate,
     batch::{Done, Unavailable},
     care::Care,
-    parked::Parking,
+    parked::{Parking, Tries},
+    record::Record,
     savepoint::Savepoint,
 };
+
+/// An event that alone may be the cause of an outage, as it stood before it was tried.
+#[derive(Clone)]
+pub(crate) struct Doubt {
+    pub(crate) record: Record,
+    pub(crate) tries: Tries,
+    pub(crate) unavailable: Unavailable,
+}
 
 /// What one pass over a batch's events has done so far.
 pub(crate) struct Progress {
@@ -28,7 +37,7 @@ pub(crate) struct Progress {
     pub(crate) paused: bool,
     pub(crate) care: Care,
     /// The suspect said again that the other side is unavailable, and is parked for now.
-    pub(crate) doubted: Option<Unavailable>,
+    pub(crate) doubted: Option<Doubt>,
     /// What earlier passes found out.
     pub(crate) fates: HashMap<i64, Fate>,
     /// How many of them this pass has met.

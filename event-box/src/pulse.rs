@@ -197,9 +197,15 @@ async fn listen_once(
     woken: &Notify,
     heard: &mut bool,
 ) -> Result<(), sqlx::Error> {
-    let mut listener = PgListener::connect_with(pool).await?;
+    // A pool of its own: a listener that is dropped asks its server to unlisten first, and would keep its place in the pool for as long as
+    // a server that vanished does not answer.
+    let own = pool.options().clone().min_connections(0).max_connections(1);
+    let own = own.connect_lazy_with(pool.connect_options().as_ref().clone());
+    let mut listener = PgListener::connect_with(&own).await?;
     listener.listen(schema.name()).await?;
-    *heard = true;
+    if !std::mem::replace(heard, true) {
+        tracing::info!("notifications are heard again");
+    }
     // `None`: the connection was lost, and with it notifications; a new one is made.
     while let Some(notification) = listener.try_recv().await? {
         // No group may be listening just now.

@@ -2,7 +2,9 @@ use std::time::Duration;
 
 use sqlx::{Connection, PgConnection};
 
-use crate::{event_box::EventBox, group::lock_maintenance, schema::Schema};
+use crate::{
+    consumer::PATIENCE, deadline::within, event_box::EventBox, group::lock_maintenance, schema::Schema, worker::Held,
+};
 
 /// Rows examined in one transaction.
 const CHUNK: i64 = 1_000;
@@ -36,8 +38,10 @@ pub struct Pruned {
 /// Where the database cannot be reached or refuses; what was removed by then stays removed.
 pub async fn prune(log: impl Into<EventBox>, retention: Duration) -> Result<Pruned, sqlx::Error> {
     let log = log.into();
-    let mut connection = log.pool().acquire().await?;
-    prune_on(&mut connection, log.schema(), retention).await
+    let mut held = Held::acquire(log.pool()).await?;
+    let pruned = prune_on(held.connection()?, log.schema(), retention).await?;
+    held.give_back();
+    Ok(pruned)
 }
 
 pub(crate) async fn prune_on(
@@ -49,7 +53,7 @@ pub(crate) async fn prune_on(
     let mut pruned = Pruned::default();
     for partition in 0..64 {
         let mut from = 0;
-        while let Some(chunk) = prune_chunk(connection, schema, partition, from, retention).await? {
+        while let Some(chunk) = within(PATIENCE, prune_chunk(connection, schema, partition, from, retention)).await? {
             pruned.events += chunk.deleted;
             if chunk.last_of_its_kind {
                 break;

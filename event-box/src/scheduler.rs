@@ -25,7 +25,7 @@ use crate::{
     run_error::RunError,
     savepoint::MAX_SAVEPOINTS,
     trouble::Trouble,
-    verdict::{Charge, Verdict, Verdicts},
+    verdict::{Verdict, Verdicts},
     worker::{Answer, Shared},
 };
 
@@ -59,6 +59,8 @@ pub(crate) struct Scheduler {
     /// When an event for this group was last announced.
     heard_at: Instant,
     trouble: Trouble,
+    /// Partitions that the database failed by themselves.
+    troubled: HashMap<i16, Trouble>,
     outage: Option<Outage>,
     /// The partition whose batch is a probe.
     probing: Option<i16>,
@@ -93,6 +95,7 @@ impl Scheduler {
             looked_at: now,
             heard_at: now,
             trouble: Trouble::none(),
+            troubled: HashMap::new(),
             outage: None,
             probing: None,
             paused: false,
@@ -178,10 +181,25 @@ impl Scheduler {
         }
     }
 
+    /// Passes over partitions that are in trouble of their own: a later look finds them again.
+    fn next_ready(&mut self) -> Option<i16> {
+        let now = Instant::now();
+        loop {
+            let partition = self.ready.pop()?;
+            match self.troubled.get(&partition) {
+                Some(trouble) if now < trouble.not_before => {
+                    self.look_at = self.look_at.min(trouble.not_before);
+                    self.ready.finished(partition, false);
+                }
+                _ => return Some(partition),
+            }
+        }
+    }
+
     fn next_batch(&mut self) -> Option<(i16, Assignment)> {
         let (partition, events, suspect) = match self.outage.as_ref().map(Outage::next) {
             None => {
-                let partition = self.ready.pop()?;
+                let partition = self.next_ready()?;
                 let narrowed = self.narrowed.contains(&partition);
                 (partition, if narrowed { 1 } else { self.limit }, None)
             }
@@ -226,6 +244,10 @@ impl Scheduler {
     fn compare(&mut self, server: &watch::Receiver<Server>) -> Result<(), RunError> {
         match &*server.borrow() {
             Server::Live(poll) => {
+                if self.last_value.is_none() && self.outage.is_none() {
+                    // The server is back: no reason to sit out a pause.
+                    self.trouble.not_before = Instant::now();
+                }
                 let moved = self.last_value.replace(poll.last_value) != Some(poll.last_value);
                 if moved || self.settled.as_ref().is_some_and(|settled| settled.is_outdated_by(poll)) {
                     self.settled = None;
@@ -304,8 +326,7 @@ impl Scheduler {
                 match &done.unavailable {
                     Some(unavailable) => self.unavailable(partition, probed, unavailable.clone()),
                     None if probed => self.probed(partition, &done),
-                    None if self.outage.is_none() && self.trouble.partition == Some(partition) => self.recovered(),
-                    None => {}
+                    None => self.delivered(partition),
                 }
             }
             // Another process works on it: looking again at once would spin.
@@ -339,7 +360,7 @@ impl Scheduler {
                 return Err(RunError::Mode { group, stored, own });
             }
             Err(BatchError::Read(ReadError::Database(error))) => {
-                more = true;
+                more = is_connection_trouble(&error);
                 self.trouble(Some(partition), error)?;
             }
         }
@@ -360,11 +381,35 @@ impl Scheduler {
         if lasting || matches!(error, sqlx::Error::PoolClosed) {
             return Err(RunError::Log(LogError::from_database(error, self.shared.log.schema())));
         }
-        self.look_wanted = true;
-        if self.trouble.back_off(partition) {
-            tracing::warn!(group = self.shared.group, error = chain(&error), "events cannot be delivered, trying on");
+        let lost = is_connection_trouble(&error);
+        let group = &self.shared.group;
+        match partition.filter(|_| !lost) {
+            // The others may be well.
+            Some(partition) => {
+                let trouble = self.troubled.entry(partition).or_insert_with(Trouble::none);
+                if trouble.back_off(Some(partition)) {
+                    tracing::warn!(group, partition, error = chain(&error), "events cannot be delivered, trying on");
+                }
+                self.look_at = self.look_at.min(trouble.not_before);
+            }
+            None => {
+                self.look_wanted = true;
+                if self.trouble.back_off(partition) {
+                    tracing::warn!(group, error = chain(&error), "events cannot be delivered, trying on");
+                }
+            }
         }
         Ok(())
+    }
+
+    /// A batch went through.
+    fn delivered(&mut self, partition: i16) {
+        if self.troubled.remove(&partition).is_some() {
+            tracing::info!(group = self.shared.group, partition, "events are delivered again");
+        }
+        if self.outage.is_none() && self.trouble.partition.is_some() {
+            self.recovered();
+        }
     }
 
     /// A handler says that what it depends on is down.
@@ -380,9 +425,15 @@ impl Scheduler {
                 self.outage = Some(Outage::new(partition, unavailable));
             }
         }
-        let compare = matches!(self.outage.as_ref().map(Outage::next), Some(Probe::Elsewhere(_)));
-        // Where the suspect has just been refused again, its comparison must not wait.
-        if !compare {
+        let Some(outage) = &self.outage else { return };
+        if outage.proven {
+            let Unavailable { sequence, error, .. } = outage.suspect();
+            let verdict = Verdict::alone_unavailable(error);
+            self.verdicts.entry(partition).or_default().insert(*sequence, verdict);
+            self.outage = None;
+            self.recovered();
+        } else if !matches!(outage.next(), Probe::Elsewhere(_)) {
+            // Where the suspect has just been refused again, its comparison does not wait.
             self.trouble.back_off(Some(partition));
         }
     }
@@ -392,20 +443,28 @@ impl Scheduler {
         if done.handled == 0 && done.failures.is_empty() && done.more {
             return;
         }
-        let Some(outage) = self.outage.take() else { return };
-        if partition != outage.partition && done.handled > 0 {
-            let Unavailable { sequence, error, .. } = outage.suspect();
-            let error = format!("said to be unavailable, while another event went through at the same time: {error}");
-            let verdict = Verdict { error, charge: Charge::Attempt };
-            self.verdicts.entry(outage.partition).or_default().insert(*sequence, verdict);
-            self.ready.push(outage.partition);
+        match &mut self.outage {
+            Some(outage) if partition != outage.partition && done.handled > 0 => outage.proven = true,
+            _ => {
+                self.outage = None;
+                self.recovered();
+            }
         }
-        self.recovered();
     }
 
     fn recovered(&mut self) {
         if self.trouble.is_over() {
             tracing::info!(group = self.shared.group, "events are delivered again");
         }
+    }
+}
+
+/// The server as a whole cannot be reached, or is starting up, shutting down or full.
+fn is_connection_trouble(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(error) => {
+            error.code().is_some_and(|code| ["08", "57P", "53"].iter().any(|class| code.starts_with(class)))
+        }
+        _ => true,
     }
 }

@@ -21,8 +21,12 @@ impl Trouble {
 
     /// Waits from 100 ms, twice as long each time, to 30 s. Answers whether this is the first of a row.
     pub(crate) fn back_off(&mut self, partition: Option<i16>) -> bool {
-        self.times = self.times.saturating_add(1);
         self.partition = partition;
+        // Neighbours that began before the pause have met the same trouble.
+        if Instant::now() < self.not_before {
+            return false;
+        }
+        self.times = self.times.saturating_add(1);
         let backoff = Backoff::exponential(Duration::from_millis(100), 2.0, Duration::from_secs(30));
         self.not_before = Instant::now() + backoff.after(self.times);
         self.times == 1

@@ -25,6 +25,12 @@ impl Verdict {
         Self { error: format!("the handler took longer than its time-out of {timeout:?}"), charge: Charge::Attempt }
     }
 
+    /// It calls the other side unavailable, which serves others.
+    pub(crate) fn alone_unavailable(error: &str) -> Self {
+        let error = format!("said to be unavailable, while another event went through at the same time: {error}");
+        Self { error, charge: Charge::Attempt }
+    }
+
     pub(crate) fn died() -> Self {
         let error = "the process died while it handled this event alone (abort, out of memory, kill)".to_owned();
         Self { error, charge: Charge::Death }

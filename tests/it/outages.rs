@@ -52,8 +52,8 @@ async fn poison_is_found(same_partition: bool) {
     wait_until_seen(&log.pool, "g", 20).await;
     log.wait_until("select count(*) from event_box.parked where reason = 'failed'", 1).await;
     running.stop().await.unwrap();
-    // The event and its probes: five alone, one beside another.
-    assert_eq!(calls.load(Ordering::Relaxed), 1 + 5 + 1);
+    // The event and its probes: five alone, one before another event and one after it.
+    assert_eq!(calls.load(Ordering::Relaxed), 1 + 5 + 2);
     let (attempts, error): (i32, String) =
         sqlx::query_as("select attempts, error from event_box.parked where reason = 'failed'")
             .fetch_one(&log.pool)

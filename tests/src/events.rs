@@ -20,15 +20,40 @@ pub struct Noted {
     pub text: String,
 }
 
+/// What a newer version of a service records under the same keys, beside [`Counted`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Event)]
+#[event(topic = "test.tallied", partition_key = "key")]
+pub struct Tallied {
+    /// Its key.
+    pub key: String,
+    /// 1 for the first of its key, counted over both topics.
+    pub n: i64,
+}
+
 /// Emits the next of a key as an application does that serialises its transactions: under a lock on the key's row, taken before the emit.
 /// Needs `create table counters (key text primary key, n bigint not null)`.
 pub async fn emit_next(connection: &mut PgConnection, key: &str) -> Result<i64, event_box::BoxError> {
-    let n: i64 = sqlx::query_scalar(
+    let n = count(connection, key).await?;
+    Outbox::new().emit(connection, &Counted { key: key.to_owned(), n }).await?;
+    Ok(n)
+}
+
+/// As [`emit_next`], in turn a [`Tallied`] and a [`Counted`].
+pub async fn emit_either(connection: &mut PgConnection, key: &str) -> Result<i64, event_box::BoxError> {
+    let n = count(connection, key).await?;
+    let key = key.to_owned();
+    match n % 2 {
+        0 => Outbox::new().emit(connection, &Counted { key, n }).await?,
+        _ => Outbox::new().emit(connection, &Tallied { key, n }).await?,
+    };
+    Ok(n)
+}
+
+async fn count(connection: &mut PgConnection, key: &str) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar(
         "insert into counters values ($1, 1) on conflict (key) do update set n = counters.n + 1 returning n",
     )
     .bind(key)
-    .fetch_one(&mut *connection)
-    .await?;
-    Outbox::new().emit(connection, &Counted { key: key.to_owned(), n }).await?;
-    Ok(n)
+    .fetch_one(connection)
+    .await
 }

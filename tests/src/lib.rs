@@ -1,12 +1,16 @@
 //! What the integration tests share: a log of its own for each test on a real PostgreSQL, events, and consumers in the background.
 
 mod events;
+mod logged;
+mod proxy;
 mod running;
 mod seen;
 mod test_log;
 
 pub use crate::{
-    events::{Counted, Noted, emit_next},
+    events::{Counted, Noted, Tallied, emit_either, emit_next},
+    logged::{Line, Logged},
+    proxy::{Proxy, Way},
     running::Running,
     seen::{Seen, assert_each_once_in_order, seen_by, wait_until_seen},
     test_log::TestLog,
