@@ -86,7 +86,8 @@ impl GroupHealth {
 impl ConsumerGroup {
     /// How the group does: what is pending, what is parked, and who holds its partitions. Read only, without a lock.
     ///
-    /// COST
+    /// It examines at most 10,000 late and 10,000 fresh rows a partition and all that is parked: 3 ms where the group keeps up, 1.4 to 2.6 s
+    /// where a million events are pending, 0.2 s for 100,000 parked events (on two busy cores). Do not ask more often than you need.
     ///
     /// ```no_run
     /// # async fn watch(log: event_box::EventBox) -> Result<(), event_box::GroupError> {
@@ -99,7 +100,9 @@ impl ConsumerGroup {
     /// Where there is no such group, or the database fails.
     pub async fn health(&self) -> Result<GroupHealth, GroupError> {
         let mut connection = self.connect().await?;
-        let begin = "begin isolation level repeatable read read only; set local plan_cache_mode = force_generic_plan; set local jit = off";
+        // A bitmap scan would read all that is pending before it counts the first rows of it.
+        let begin = "begin isolation level repeatable read read only; set local plan_cache_mode = force_generic_plan; set local jit = off; \
+                     set local enable_bitmapscan = off";
         let found = async {
             let mut tx = connection.begin_with(begin).await?;
             let Some(mut health) = self.parked_health(&mut tx).await? else { return Ok(None) };

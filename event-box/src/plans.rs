@@ -9,6 +9,7 @@ use crate::{
 
 const READ: &str = include_str!("read.sql");
 const LOOK: &str = include_str!("look.sql");
+const HEALTH: &str = include_str!("health.sql");
 const RETENTION: &str = include_str!("retention.sql");
 
 const MODES: [&str; 2] = ["force_generic_plan", "force_custom_plan"];
@@ -125,6 +126,15 @@ async fn every_long_query_is_an_index_range_on_a_million_rows() {
             println!("{mode}: look, group {group}: {} ms, {} pages", milliseconds(&plan), pages(&plan));
             assert!(pages(&plan) < 64 * 30, "{} pages\n{plan}", pages(&plan));
         }
+
+        sqlx::raw_sql("set enable_bitmapscan = off").execute(&mut *connection).await.unwrap();
+        for (group, most) in [("now", 64 * 30), ("begins", 64 * 10_100)] {
+            let plan = plan(&mut connection, mode, "text", HEALTH, &format!("'{group}'")).await;
+            assert_index_ranges(&plan);
+            println!("{mode}: health, group {group}: {} ms, {} pages", milliseconds(&plan), pages(&plan));
+            assert!(pages(&plan) < most, "{} pages\n{plan}", pages(&plan));
+        }
+        sqlx::raw_sql("reset enable_bitmapscan").execute(&mut *connection).await.unwrap();
 
         // Everything is old: held back by a group that has been given nothing, then a thousand rows that everybody has.
         let mut tx = sqlx::Connection::begin(&mut *connection).await.unwrap();

@@ -7,8 +7,8 @@ use std::{
 };
 
 use event_box::{
-    Backoff, Consumer, ConsumerGroup, Context, EventBox, Failure, GroupError, ParkedEvent, ParkedFilter, ParkedState,
-    Selection,
+    Backoff, Consumer, ConsumerGroup, Context, EventBox, Failure, GroupError, Mode, ParkedEvent, ParkedFilter,
+    ParkedState, Schema, Selection,
 };
 use event_box_tests::{Counted, Noted, Running, Seen, TestLog, seen_by, wait_until_seen};
 
@@ -211,8 +211,13 @@ async fn an_event_that_is_retried_may_be_hurried_or_skipped() {
     fixture.mended.store(true, Ordering::Relaxed);
     let requeued = fixture.group.requeue(Selection::Event(hurried.sequence)).await.unwrap();
     assert_eq!((requeued.events, requeued.out_of_order), (1, 0));
+    wait_until_seen(&fixture.log.pool, "g", 1).await;
+    // Five polls: the group has found that there is nothing more, and would look by itself in half a minute.
+    tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(fixture.group.skip(Selection::Event(skipped.sequence)).await.unwrap(), 1);
-    wait_until_seen(&fixture.log.pool, "g", 2).await;
+    tokio::time::timeout(Duration::from_secs(20), wait_until_seen(&fixture.log.pool, "g", 2))
+        .await
+        .expect("what waited goes out at once");
     running.stop().await.unwrap();
     let attempts = [("hurried".to_owned(), vec![2]), ("skipped".to_owned(), vec![1])];
     assert_eq!(seen_by(&fixture.log.pool, "g").await, attempts, "the attempt that failed still counts");
@@ -358,5 +363,34 @@ async fn nobody_named_is_the_session_user() {
     assert_eq!(log.group("g").skip(Selection::Key("k".to_owned())).await.unwrap(), 1);
     let records = log.interventions(1).await.unwrap();
     assert_eq!((records[0].actor.as_str(), records[0].action.as_str()), ("postgres", "skip"));
+    fixture.log.close().await;
+}
+
+#[tokio::test]
+async fn a_log_in_another_schema_is_operated_alike() {
+    let fixture = Fixture::new().await;
+    let log = EventBox::in_schema(fixture.log.pool.clone(), Schema::new("elsewhere").unwrap());
+    event_box::migrate(&log).await.unwrap();
+    let event = Counted { key: "k".to_owned(), n: -1 };
+    log.outbox().emit(&fixture.log.pool, &event).await.unwrap();
+    let consumer = Consumer::builder(&log, "g").state(fixture.mended.clone()).on(count).build().unwrap();
+    let running = Running::start(consumer);
+    fixture.log.wait_until("select count(*) from elsewhere.parked where dead_at is not null", 1).await;
+    let group = log.group("g");
+    assert_eq!(group.dead_letters().await.unwrap().len(), 1);
+    let requeued = group.requeue(Selection::All).await.unwrap();
+    assert_eq!(requeued.events, 1);
+    fixture.log.wait_until("select count(*) from elsewhere.parked where dead_at is not null", 1).await;
+    running.stop().await.unwrap();
+    assert_eq!(group.skip(Selection::All).await.unwrap(), 1);
+    assert_eq!(group.health().await.unwrap().dead, 0);
+    group.set_mode(Mode::AllOrNothing).await.unwrap();
+    assert!(group.add_topic("test.noted").await.unwrap());
+    assert_eq!(group.remove_topic("test.noted").await.unwrap(), 0);
+    group.pause().await.unwrap();
+    assert!(log.groups().await.unwrap()[0].paused_at.is_some());
+    assert!(group.remove().await.unwrap());
+    assert_eq!(group.interventions(100).await.unwrap().len(), 7);
+    assert_eq!(fixture.log.number("select count(*) from event_box.interventions").await, 0);
     fixture.log.close().await;
 }
