@@ -8,9 +8,6 @@ use crate::{
     verdict::{Charge, Verdict},
 };
 
-/// The least the server allows a statement of a worker's transaction: our own need time too.
-pub(crate) const SERVER_TIMEOUT: Duration = Duration::from_secs(30);
-
 /// How a group's batches are sized, and what becomes of events that fail.
 #[derive(Debug, Clone)]
 pub(crate) struct Policy {
@@ -53,9 +50,9 @@ impl Default for Policy {
 }
 
 impl Policy {
-    /// Above the server's own limit, so that this one decides only where the server is gone.
+    /// After which a server that does not answer counts as gone.
     pub(crate) fn statement_timeout(&self) -> Duration {
-        self.handler_timeout.max(SERVER_TIMEOUT) + Duration::from_secs(15)
+        self.handler_timeout + Duration::from_secs(15)
     }
 
     pub(crate) fn max_attempts(&self, topic: &str) -> u32 {

@@ -13,7 +13,7 @@ use crate::{
     event_box::EventBox,
     failure::chain,
     look::{Look, look},
-    policy::{Policy, SERVER_TIMEOUT},
+    policy::Policy,
     process::Process,
     read::ReadError,
     report::{Hook, report},
@@ -155,8 +155,8 @@ impl Shared {
     /// A worker whose host or network died frees its partition within a minute: the server ends a transaction that stands idle for longer
     /// than any handler may take, and a connection whose client stopped answering.
     fn begin(&self) -> String {
-        // A handler that takes too long is ended by the client.
-        let statement = self.policy.handler_timeout.max(SERVER_TIMEOUT).as_millis();
+        // Our own statements need time too; a handler that takes too long is ended by the client.
+        let statement = self.policy.handler_timeout.max(Duration::from_secs(30)).as_millis();
         let idle = (self.policy.handler_timeout + Duration::from_secs(15)).as_millis();
         format!(
             "begin isolation level read committed; set local statement_timeout = {statement}; \
