@@ -35,7 +35,7 @@ const BOUND_PULLS: u32 = 32;
 const LOOK_ANYWAY: Duration = Duration::from_secs(30);
 
 /// A consumer group whose events are pulled, one or a batch at a time, in a transaction of the caller's: commit it and they are
-/// delivered, drop it and they come again. Made by [`PullBuilder`].
+/// delivered, drop it and they come again. Made by [`PullBuilder`](crate::PullBuilder).
 ///
 /// For loops of one's own, such as a forwarder to something that is not a database. Handlers of a [`Consumer`](crate::Consumer) need none
 /// of this. Several pullers of one group, in any number of processes, share its work; events of one key are given to one at a time, in

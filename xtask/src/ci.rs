@@ -2,7 +2,7 @@ use anyhow::Result;
 
 use crate::cargo::{cargo, run as execute};
 use crate::steps::Steps;
-use crate::{deny, prepare, setup, test};
+use crate::{deny, prepare, setup, surface, test};
 
 pub(crate) fn run() -> Result<()> {
     let mut steps = Steps::default();
@@ -14,6 +14,7 @@ pub(crate) fn run() -> Result<()> {
     steps.run("documentation", || {
         execute(cargo(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))
     });
+    steps.run("public surface", surface::check);
     steps.run("queries", prepare::check);
     steps.run("dependencies", deny::run);
     test::all(&mut steps, &[]);

@@ -12,6 +12,7 @@ mod prepare;
 mod queries;
 mod setup;
 mod steps;
+mod surface;
 mod test;
 
 /// The chores of event-box.
@@ -38,6 +39,12 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Write event-box's public surface to docs/public-api.txt.
+    Surface {
+        /// Write nothing, fail where the list is not what it should be.
+        #[arg(long)]
+        check: bool,
+    },
     /// Everything that a change must pass. Runs all of it and reports what failed.
     Ci,
     /// Run the benchmark.
@@ -54,6 +61,8 @@ fn main() -> ExitCode {
         Command::Test { args } => test::run(&args),
         Command::Prepare { check: false } => prepare::write(),
         Command::Prepare { check: true } => prepare::check(),
+        Command::Surface { check: false } => surface::write(),
+        Command::Surface { check: true } => surface::check(),
         Command::Ci => ci::run(),
         Command::Bench { args } => bench::run(&args),
     };
