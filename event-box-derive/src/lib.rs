@@ -3,27 +3,28 @@
 
 mod expand;
 mod fallback;
+mod implementation;
 mod key;
 mod misplaced;
 mod parse;
+mod previous;
 mod suggest;
 mod validate;
+mod value;
+mod variants;
 
 use proc_macro::TokenStream;
 use syn::{DeriveInput, parse_macro_input};
 
-/// Implements `event_box::Event` for a struct that also derives `serde::Serialize` and `serde::Deserialize`.
-///
-/// `#[event(..)]` on the struct takes:
-///
-/// - `topic = "orders.placed"`: 1 to 255 bytes. Default: the struct's name in snake case.
-/// - `partition_key = "order_id"`: the field that keys the event, whose type implements `event_box::PartitionKey`; in a
-///   tuple struct, `"0"` is the first field. Default: no key, so no order.
+use crate::validate::Event;
+
+/// DOCS
 #[proc_macro_derive(Event, attributes(event))]
 pub fn derive_event(input: TokenStream) -> TokenStream {
     let input = parse_macro_input!(input as DeriveInput);
     match validate::event(&input) {
-        Ok(event) => expand::event(&event).into(),
+        Ok(Event::Struct(event)) => expand::event_struct(&event).into(),
+        Ok(Event::Enum(event)) => expand::event_enum(&event).into(),
         Err(errors) => fallback::event(&input, &errors).into(),
     }
 }

@@ -68,6 +68,7 @@ mod copy;
 mod cursor;
 mod deadline;
 mod delivery;
+mod derived;
 mod emit;
 mod error;
 mod event;
@@ -145,5 +146,5 @@ pub use event_box_derive::Event;
 pub mod __private {
     pub use serde_json;
 
-    pub use crate::event::{from_json, to_json};
+    pub use crate::derived::*;
 }

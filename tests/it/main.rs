@@ -7,6 +7,7 @@ mod dead_letter_policy;
 mod deaths;
 mod derive;
 mod emit;
+mod evolution;
 mod extremes;
 mod failures;
 mod late;

@@ -1,0 +1,18 @@
+use event_box::{Consumer, Context, Event};
+use serde::{Deserialize, Serialize};
+use sqlx::PgPool;
+
+#[derive(Serialize, Deserialize, Event)]
+struct OrderPlaced {
+    order_id: i64,
+}
+
+fn consume(pool: PgPool) {
+    let mut sent = Vec::new();
+    Consumer::builder(pool, "warehouse").on(async move |event: OrderPlaced, _: &mut Context<'_>| -> Result<(), sqlx::Error> {
+        sent.push(event.order_id);
+        Ok(())
+    });
+}
+
+fn main() {}
