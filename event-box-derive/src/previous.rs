@@ -1,5 +1,5 @@
 use proc_macro2::TokenStream;
-use quote::{ToTokens, quote, quote_spanned};
+use quote::{ToTokens, quote_spanned};
 use syn::{Error, Ident, LitStr, Type, spanned::Spanned};
 
 use crate::expand::at;
@@ -47,9 +47,11 @@ impl Previous {
     /// The expression that reads this version and those before.
     pub(crate) fn decode(&self, ident: &Ident) -> TokenStream {
         let Self { ty, version } = self;
-        let read = quote!(::event_box::__private::from_json_or_previous::<#ident, #ty>);
-        let previous = quote_spanned!(at(ty.span())=> <#ty as ::event_box::Event>::decode);
-        quote!(#read(#previous, __topic, #version, __version, __payload))
+        quote_spanned! {at(ty.span())=>
+            ::event_box::__private::from_json_or_previous::<#ident, #ty>(
+                <#ty as ::event_box::Event>::decode, __topic, #version, __version, __payload,
+            )
+        }
     }
 }
 

@@ -100,6 +100,9 @@ impl<S: Send + Sync + 'static, R> ConsumerBuilder<S, R> {
     /// Several handlers may take the same type: they run in the order they were bound, in one transaction, and where one fails what all of
     /// them wrote for the event is undone.
     ///
+    /// An async closure cannot capture: its future would borrow from it. What handlers share goes through [`state`](ConsumerBuilder::state), or into
+    /// the fields of a [`Handle`].
+    ///
     /// ```no_run
     /// # use event_box::{Consumer, Context, Event};
     /// # use serde::{Deserialize, Serialize};
@@ -118,8 +121,9 @@ impl<S: Send + Sync + 'static, R> ConsumerBuilder<S, R> {
     where
         E: Event,
         Err: Into<Failure>,
-        H: for<'a> AsyncFn(E, &'a mut Context<'a, S>) -> Result<(), Err>,
-        H: for<'a> Handler<'a, E, Context<'a, S>> + Send + Sync + 'static,
+        // The compiler quotes these lines, and so what they say at their end, where a handler does not fit.
+        H: for<'a> AsyncFn(E, &'a mut Context<'a, S>) -> Result<(), Err>, // S: as given to .state(..), else ()
+        H: for<'a> Handler<'a, E, Context<'a, S>> + Send + Sync + 'static, // no captures: share by .state(..)
     {
         self.bind(E::TOPICS, Arc::new(FunctionRoute(handler, PhantomData)))
     }

@@ -24,7 +24,8 @@ use std::borrow::Cow;
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an event",
     label = "not an event",
-    note = "add `#[derive(serde::Serialize, serde::Deserialize, event_box::Event)]` to `{Self}`"
+    note = "add `#[derive(serde::Serialize, serde::Deserialize, event_box::Event)]` to `{Self}`",
+    note = "a handler takes its event first, and by value"
 )]
 pub trait Event: Sized + Send + 'static {
     /// Every topic this type is stored under: one for a struct, those of all its variants for an enum.
@@ -57,6 +58,7 @@ pub trait Event: Sized + Send + 'static {
 }
 
 /// Boxed, as where one variant of an enum is much larger than the others.
+#[diagnostic::do_not_recommend]
 impl<E: Event> Event for Box<E> {
     const TOPICS: &'static [&'static str] = E::TOPICS;
     const VERSION: i16 = E::VERSION;

@@ -163,6 +163,7 @@ async fn a_handler_of_an_enum_gets_all_its_topics_in_the_order_of_the_key() {
     log.outbox.emit_all(&log.pool, &several).await.unwrap();
     let mut connection = log.pool.acquire().await.unwrap();
     log.outbox.copy(&mut connection, &[cancelled(7), OrderEvent::Placed(placed(7, 4))]).await.unwrap();
+    drop(connection);
     log.outbox.emit(&log.pool, &OrderCancelled { order_id: 7 }).await.unwrap();
     log.outbox.emit(&log.pool, &PaymentReceived { order_id: 7 }).await.unwrap();
 

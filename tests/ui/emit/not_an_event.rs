@@ -1,8 +1,7 @@
 use event_box::Outbox;
-use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 
-#[derive(Serialize, Deserialize)]
+#[derive(serde::Serialize, serde::Deserialize)]
 struct OrderPlaced {
     order_id: i64,
 }

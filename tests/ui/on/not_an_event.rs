@@ -1,5 +1,4 @@
-use event_box::{Consumer, Context, Event};
-use serde::{Deserialize, Serialize};
+use event_box::{Consumer, Context};
 use sqlx::PgPool;
 
 struct OrderPlaced {

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use event_box::{Consumer, Context, Event};
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
@@ -8,9 +10,9 @@ struct OrderPlaced {
 }
 
 fn consume(pool: PgPool) {
-    let mut sent = Vec::new();
+    let sent = Arc::new(Vec::<i64>::new());
     Consumer::builder(pool, "warehouse").on(async move |event: OrderPlaced, _: &mut Context<'_>| -> Result<(), sqlx::Error> {
-        sent.push(event.order_id);
+        println!("{} {sent:?}", event.order_id);
         Ok(())
     });
 }
