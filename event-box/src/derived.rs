@@ -27,7 +27,7 @@ pub fn from_json<T: DeserializeOwned>(topic: &str, known: i16, stored: i16, payl
 
 /// The same where `previous` reads the versions before.
 pub fn from_json_or_previous<T: DeserializeOwned + Upcast<P>, P>(
-    previous: impl FnOnce(&str, i16, &[u8]) -> Result<P, DecodeError>,
+    previous: fn(&str, i16, &[u8]) -> Result<P, DecodeError>,
     topic: &str,
     known: i16,
     stored: i16,
