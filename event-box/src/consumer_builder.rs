@@ -23,6 +23,16 @@ pub struct Empty;
 #[derive(Debug)]
 pub struct Routed;
 
+/// Holds of [`Empty`] alone.
+#[diagnostic::on_unimplemented(
+    message = "the state comes before the handlers, which take it",
+    label = "has handlers already",
+    note = "call `.state(..)` before `.on(..)` and `.handle(..)`"
+)]
+pub trait WithoutHandlers {}
+
+impl WithoutHandlers for Empty {}
+
 /// What a group needs beside its workers' connections: the poll, the listener, and upkeep.
 const SHARED_CONNECTIONS: usize = 3;
 
@@ -84,16 +94,19 @@ impl ConsumerBuilder<(), Empty> {
     pub(crate) fn new(log: EventBox, group: String) -> Self {
         Self { log, group, state: (), routes: Routes::new(), settings: Settings::default(), handlers: PhantomData }
     }
-
-    /// What handlers share: clients, settings. They reach it by [`Context::state`]. Default: `()`. Comes before the handlers, which name
-    /// its type.
-    pub fn state<S: Send + Sync + 'static>(self, state: S) -> ConsumerBuilder<S, Empty> {
-        let Self { log, group, settings, .. } = self;
-        ConsumerBuilder { log, group, state, routes: Routes::new(), settings, handlers: PhantomData }
-    }
 }
 
 impl<S: Send + Sync + 'static, R> ConsumerBuilder<S, R> {
+    /// What handlers share: clients, settings. They reach it by [`Context::state`]. Default: `()`. Comes before the handlers, which name
+    /// its type.
+    pub fn state<T: Send + Sync + 'static>(self, state: T) -> ConsumerBuilder<T, Empty>
+    where
+        R: WithoutHandlers,
+    {
+        let Self { log, group, settings, .. } = self;
+        ConsumerBuilder { log, group, state, routes: Routes::new(), settings, handlers: PhantomData }
+    }
+
     /// Binds a function or closure, `async fn(event, &mut Context<'_, S>) -> Result<(), Error>`, to the events of its first argument's
     /// type.
     ///
