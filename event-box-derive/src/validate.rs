@@ -54,14 +54,14 @@ fn event_struct<'a>(input: &'a DeriveInput, fields: &'a Fields, errors: &mut Vec
 }
 
 fn generics(generics: &Generics) -> Option<Error> {
-    let is_lifetime = |parameter: &GenericParam| matches!(parameter, GenericParam::Lifetime(_));
-    let message = match generics.params.iter().find(|parameter| !is_lifetime(parameter)) {
-        _ if generics.params.is_empty() => return None,
-        None => "an event has no lifetime parameters: let it own its data, as a handler's copy comes from the log",
-        Some(_) => {
-            "an event has no type or const parameters, as its topic stands for one kind of payload: use concrete types, as \
-             in `struct PriceChanged(Changed<Price>);`"
-        }
+    if generics.params.is_empty() {
+        return None;
+    }
+    let message = if generics.params.iter().all(|parameter| matches!(parameter, GenericParam::Lifetime(_))) {
+        "an event has no lifetime parameters: let it own its data, as a handler's copy comes from the log"
+    } else {
+        "an event has no type or const parameters, as its topic stands for one kind of payload: use concrete types, as in \
+         `struct PriceChanged(Changed<Price>);`"
     };
     Some(Error::new_spanned(generics, message))
 }

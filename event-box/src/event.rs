@@ -3,7 +3,8 @@ use std::borrow::Cow;
 /// Something that happened, as it is written to the log and handed to handlers.
 ///
 /// Derive it: `#[derive(Event)]` with `#[event(topic = "orders.placed", partition_key = "order_id")]`. The derive needs
-/// [`serde::Serialize`] and [`serde::Deserialize`] on the type.
+/// [`serde::Serialize`] and [`serde::Deserialize`] on the type. [The derive's own page](macro@crate::Event) tells how events change their
+/// shape (`version`, `previous`) and how an enum joins several.
 ///
 /// ```
 /// use event_box::Event;
