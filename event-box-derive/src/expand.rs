@@ -5,7 +5,6 @@ use syn::{Generics, spanned::Spanned};
 use crate::{
     implementation::Implementation,
     key::Key,
-    previous::Previous,
     validate::EventStruct,
     variants::{EventEnum, Variant},
 };
@@ -68,10 +67,8 @@ pub(crate) fn event_enum(event: &EventEnum<'_>) -> TokenStream {
             const _: () = ::core::assert!(!::event_box::__private::repeats(__TOPICS, #i), #message);
         }
     });
-    let events = variants.iter().map(|Variant { event, .. }| {
-        let event = event;
-        quote_spanned!(at(event.span())=> <#event as ::event_box::Event>)
-    });
+    let events =
+        variants.iter().map(|Variant { event, .. }| quote_spanned!(at(event.span())=> <#event as ::event_box::Event>));
     let places = 0..variants.len();
     let implementation = Implementation {
         items: quote! {

@@ -13,7 +13,7 @@ const TOPIC_MAX_BYTES: usize = 255;
 
 /// What can be expanded.
 pub(crate) enum Event<'a> {
-    Struct(EventStruct<'a>),
+    Struct(Box<EventStruct<'a>>),
     Enum(EventEnum<'a>),
 }
 
@@ -28,7 +28,7 @@ pub(crate) struct EventStruct<'a> {
 pub(crate) fn event(input: &DeriveInput) -> Result<Event<'_>, Vec<Error>> {
     let mut errors = Vec::new();
     let event = match &input.data {
-        Data::Struct(data) => event_struct(input, &data.fields, &mut errors).map(Event::Struct),
+        Data::Struct(data) => event_struct(input, &data.fields, &mut errors).map(|event| Event::Struct(event.into())),
         Data::Enum(data) => Some(Event::Enum(EventEnum::new(input, data, &mut errors))),
         Data::Union(data) => {
             let message = "`Event` cannot be derived for a union: derive it on a struct, or an enum of events";
