@@ -1,58 +1,94 @@
 use proc_macro2::{Span, TokenStream};
 use quote::{quote, quote_spanned};
+use syn::{Generics, spanned::Spanned};
 
-use crate::{key::Key, validate::EventStruct};
+use crate::{
+    implementation::Implementation,
+    key::Key,
+    validate::EventStruct,
+    variants::{EventEnum, Variant},
+};
 
-/// Written out wherever it is needed: `Self::VERSION` would report a type that is not `Send` a second time.
-const VERSION: i16 = 1;
-
-pub(crate) fn event(event: &EventStruct<'_>) -> TokenStream {
-    let EventStruct { ident, topic, key } = event;
-    let partition_key = partition_key(key.as_ref());
-    // The compiler reports what the type lacks at the calls that need it.
-    let at_name = Span::call_site().located_at(ident.span());
-    let encode = quote_spanned! {at_name=> ::event_box::__private::to_json::<#ident>(self) };
-    let decode = quote_spanned! {at_name=> ::event_box::__private::from_json::<#ident> };
-    // A parameter is not hygienic against a user's `static` or `const` of the same name, hence the underscores.
-    quote! {
-        const _: () = {
-            #[automatically_derived]
-            impl ::event_box::Event for #ident {
-                const TOPICS: &'static [&'static str] = &[#topic];
-                const VERSION: i16 = #VERSION;
-
-                fn topic(&self) -> &'static str {
-                    #topic
-                }
-
-                fn partition_key(&self) -> ::core::option::Option<::std::borrow::Cow<'_, str>> {
-                    #partition_key
-                }
-
-                fn encode(
-                    &self,
-                ) -> ::core::result::Result<::std::vec::Vec<u8>, ::event_box::__private::serde_json::Error>
-                {
-                    #encode
-                }
-
-                fn decode(
-                    __topic: &str,
-                    __version: i16,
-                    __payload: &[u8],
-                ) -> ::core::result::Result<Self, ::event_box::DecodeError> {
-                    #decode(__topic, #VERSION, __version, __payload)
-                }
-            }
-        };
-    }
+/// Where the compiler reports what the user's own tokens lack, with names that resolve as they do in the expansion.
+pub(crate) fn at(span: Span) -> Span {
+    Span::call_site().located_at(span)
 }
 
-fn partition_key(key: Option<&Key<'_>>) -> TokenStream {
-    match key {
-        Some(Key { member, ty }) => quote! {
-            <#ty as ::event_box::PartitionKey>::partition_key(&self.#member)
+pub(crate) fn event_struct(event: &EventStruct<'_>) -> TokenStream {
+    let EventStruct { ident, topic, key, version, previous } = event;
+    let here = at(ident.span());
+    // Written out wherever it is needed: `Self::VERSION` would report a type that is not `Send` a second time.
+    let number = quote!(#version);
+    let (items, decode) = match previous {
+        Some(previous) => (previous.assertions(topic), previous.decode(ident)),
+        None => {
+            let read = quote_spanned!(here=> ::event_box::__private::from_json::<#ident>);
+            (TokenStream::new(), quote!(#read(__topic, #version, __version, __payload)))
+        }
+    };
+    let implementation = Implementation {
+        items,
+        topics: quote!(&[#topic]),
+        newest: number.clone(),
+        topic: quote!(#topic),
+        version: number,
+        partition_key: key.as_ref().map_or_else(|| quote!(::core::option::Option::None), Key::text),
+        encode: quote_spanned!(here=> ::event_box::__private::to_json::<#ident>(self)),
+        decode,
+    };
+    implementation.of(ident, &Generics::default())
+}
+
+pub(crate) fn event_enum(event: &EventEnum<'_>) -> TokenStream {
+    let EventEnum { ident, variants } = event;
+    let names: Vec<_> = variants.iter().map(|Variant { name, .. }| name).collect();
+    let constant = |name: &str| {
+        let constants = variants.iter().map(|Variant { event, .. }| {
+            let constant = syn::Ident::new(name, Span::call_site());
+            quote_spanned!(at(event.span())=> <#event as ::event_box::Event>::#constant)
+        });
+        quote!(&[#(#constants),*])
+    };
+    let (topics, versions) = (constant("TOPICS"), constant("VERSION"));
+    let inner = |method: &str| {
+        let calls = variants.iter().map(|Variant { name, event }| {
+            let method = syn::Ident::new(method, Span::call_site());
+            let call = quote_spanned!(at(event.span())=> <#event as ::event_box::Event>::#method);
+            quote!(Self::#name(__event) => #call(__event))
+        });
+        quote!(match self { #(#calls,)* })
+    };
+    let assertions = variants.iter().enumerate().skip(1).map(|(i, Variant { name, event })| {
+        let message = format!(
+            "`{name}` has a topic that a variant before it has too, and an event is told apart by its topic: keep one \
+             variant for each topic, and read older versions by `#[event(previous = ..)]`"
+        );
+        quote_spanned! {at(event.span())=>
+            const _: () = ::core::assert!(!::event_box::__private::repeats(__TOPICS, #i), #message);
+        }
+    });
+    let events =
+        variants.iter().map(|Variant { event, .. }| quote_spanned!(at(event.span())=> <#event as ::event_box::Event>));
+    let places = 0..variants.len();
+    let implementation = Implementation {
+        items: quote! {
+            const __TOPICS: &[&[&str]] = #topics;
+            #(#assertions)*
         },
-        None => quote!(::core::option::Option::None),
-    }
+        topics: quote!(&::event_box::__private::join::<{ ::event_box::__private::count(__TOPICS) }>(__TOPICS)),
+        newest: quote!(::event_box::__private::newest(#versions)),
+        topic: inner("topic"),
+        version: inner("version"),
+        partition_key: inner("partition_key"),
+        encode: inner("encode"),
+        decode: quote! {
+            #(
+                if __TOPICS[#places].contains(&__topic) {
+                    return #events::decode(__topic, __version, __payload).map(Self::#names);
+                }
+            )*
+            ::core::result::Result::Err(::event_box::__private::unknown_topic::<Self>(__topic))
+        },
+    };
+    implementation.of(ident, &Generics::default())
 }

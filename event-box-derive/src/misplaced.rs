@@ -18,8 +18,9 @@ pub(crate) fn attributes(input: &DeriveInput, errors: &mut Vec<Error>) {
         }
         Data::Enum(data) => {
             for variant in &data.variants {
+                let message = format!("`#[event(..)]` belongs on the struct that `{}` holds", variant.ident);
                 for attributes in variant.fields.iter().map(|field| &field.attrs).chain([&variant.attrs]) {
-                    report(attributes, "`#[event(..)]` belongs on a struct that derives `Event`");
+                    report(attributes, &message);
                 }
             }
         }

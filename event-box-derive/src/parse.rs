@@ -1,17 +1,19 @@
-use proc_macro2::{TokenStream, TokenTree};
-use quote::ToTokens;
-use syn::{Attribute, DeriveInput, Error, Ident, LitStr, Meta, Result, Token, ext::IdentExt, parse::ParseStream};
+use syn::{Attribute, DeriveInput, Error, Ident, LitStr, Meta, Result, Token, Type, ext::IdentExt, parse::ParseStream};
 
-use crate::suggest::instead_of;
+use crate::{suggest::instead_of, value};
 
 const TOPIC: &str = "topic";
 const PARTITION_KEY: &str = "partition_key";
+const VERSION: &str = "version";
+const PREVIOUS: &str = "previous";
 
 /// What stands in `#[event(..)]`, not yet held against the struct.
 #[derive(Default)]
 pub(crate) struct Attributes {
     pub(crate) topic: Option<LitStr>,
     pub(crate) partition_key: Option<LitStr>,
+    pub(crate) version: Option<i16>,
+    pub(crate) previous: Option<Type>,
 }
 
 pub(crate) fn attributes(input: &DeriveInput, errors: &mut Vec<Error>) -> Attributes {
@@ -35,7 +37,7 @@ fn parse_entries(input: ParseStream<'_>, found: &mut Attributes, errors: &mut Ve
     while !input.is_empty() {
         if let Err(error) = parse_entry(input, found) {
             errors.push(error);
-            skip_value(input)?;
+            value::skip(input)?;
         }
         if !input.is_empty() {
             input.parse::<Token![,]>()?;
@@ -46,42 +48,25 @@ fn parse_entries(input: ParseStream<'_>, found: &mut Attributes, errors: &mut Ve
 
 fn parse_entry(input: ParseStream<'_>, found: &mut Attributes) -> Result<()> {
     if !input.peek(Ident::peek_any) {
-        return Err(input.error("expected `topic = \"..\"` or `partition_key = \"..\"`"));
+        return Err(input.error("expected an attribute with its name: `topic = \"orders.placed\"`"));
     }
     let name = input.call(Ident::parse_any)?;
-    let (slot, example) = match name.to_string().as_str() {
-        TOPIC => (&mut found.topic, "orders.placed"),
-        PARTITION_KEY => (&mut found.partition_key, "order_id"),
+    match name.to_string().as_str() {
+        TOPIC => once(&mut found.topic, &name, || value::string(input, &name, "orders.placed")),
+        PARTITION_KEY => once(&mut found.partition_key, &name, || value::string(input, &name, "order_id")),
+        VERSION => once(&mut found.version, &name, || value::version(input, &name)),
+        PREVIOUS => once(&mut found.previous, &name, || value::previous(input, &name)),
         unknown => {
-            let instead = instead_of(unknown, &[TOPIC.into(), PARTITION_KEY.into()]);
-            return Err(Error::new(name.span(), format!("unknown event attribute `{unknown}`, {instead}")));
+            let instead = instead_of(unknown, &[TOPIC, PARTITION_KEY, VERSION, PREVIOUS].map(str::to_owned));
+            Err(Error::new(name.span(), format!("unknown event attribute `{unknown}`, {instead}")))
         }
-    };
+    }
+}
+
+fn once<T>(slot: &mut Option<T>, name: &Ident, parse: impl FnOnce() -> Result<T>) -> Result<()> {
     if slot.is_some() {
         return Err(Error::new(name.span(), format!("`{name}` is given twice: keep one")));
     }
-    *slot = Some(parse_string(input, &name, example)?);
+    *slot = Some(parse()?);
     Ok(())
-}
-
-fn parse_string(input: ParseStream<'_>, name: &Ident, example: &str) -> Result<LitStr> {
-    let expected = format!("expected a string literal: `{name} = \"{example}\"`");
-    if input.parse::<Option<Token![=]>>()?.is_none() {
-        return Err(Error::new(name.span(), expected));
-    }
-    if input.peek(LitStr) {
-        return input.parse();
-    }
-    let value = skip_value(input)?;
-    let place = if value.is_empty() { name.to_token_stream() } else { value };
-    Err(Error::new_spanned(place, expected))
-}
-
-/// Everything up to the next comma, so that one wrong entry does not hide the mistakes in those after it.
-fn skip_value(input: ParseStream<'_>) -> Result<TokenStream> {
-    let mut value = TokenStream::new();
-    while !input.is_empty() && !input.peek(Token![,]) {
-        value.extend([input.parse::<TokenTree>()?]);
-    }
-    Ok(value)
 }

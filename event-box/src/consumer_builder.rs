@@ -23,6 +23,16 @@ pub struct Empty;
 #[derive(Debug)]
 pub struct Routed;
 
+/// Holds of [`Empty`] alone.
+#[diagnostic::on_unimplemented(
+    message = "the state comes before the handlers, which take it",
+    label = "has handlers already",
+    note = "call `.state(..)` before `.on(..)` and `.handle(..)`"
+)]
+pub trait WithoutHandlers {}
+
+impl WithoutHandlers for Empty {}
+
 /// What a group needs beside its workers' connections: the poll, upkeep, and what is recorded outside of a batch after a death. The
 /// listener has a connection outside of the pool.
 const SHARED_CONNECTIONS: usize = 3;
@@ -85,21 +95,27 @@ impl ConsumerBuilder<(), Empty> {
     pub(crate) fn new(log: EventBox, group: String) -> Self {
         Self { log, group, state: (), routes: Routes::new(), settings: Settings::default(), handlers: PhantomData }
     }
-
-    /// What handlers share: clients, settings. They reach it by [`Context::state`]. Default: `()`. Comes before the handlers, which name
-    /// its type.
-    pub fn state<S: Send + Sync + 'static>(self, state: S) -> ConsumerBuilder<S, Empty> {
-        let Self { log, group, settings, .. } = self;
-        ConsumerBuilder { log, group, state, routes: Routes::new(), settings, handlers: PhantomData }
-    }
 }
 
 impl<S: Send + Sync + 'static, R> ConsumerBuilder<S, R> {
+    /// What handlers share: clients, settings. They reach it by [`Context::state`]. Default: `()`. Comes before the handlers, which name
+    /// its type.
+    pub fn state<T: Send + Sync + 'static>(self, state: T) -> ConsumerBuilder<T, Empty>
+    where
+        R: WithoutHandlers,
+    {
+        let Self { log, group, settings, .. } = self;
+        ConsumerBuilder { log, group, state, routes: Routes::new(), settings, handlers: PhantomData }
+    }
+
     /// Binds a function or closure, `async fn(event, &mut Context<'_, S>) -> Result<(), Error>`, to the events of its first argument's
     /// type.
     ///
     /// Several handlers may take the same type: they run in the order they were bound, in one transaction, and where one fails what all of
     /// them wrote for the event is undone.
+    ///
+    /// An async closure cannot capture: its future would borrow from it. What handlers share goes through [`state`](ConsumerBuilder::state), or into
+    /// the fields of a [`Handle`].
     ///
     /// ```no_run
     /// # use event_box::{Consumer, Context, Event};
@@ -119,8 +135,9 @@ impl<S: Send + Sync + 'static, R> ConsumerBuilder<S, R> {
     where
         E: Event,
         Err: Into<Failure>,
-        H: for<'a> AsyncFn(E, &'a mut Context<'a, S>) -> Result<(), Err>,
-        H: for<'a> Handler<'a, E, Context<'a, S>> + Send + Sync + 'static,
+        // The compiler quotes these lines, and so what they say at their end, where a handler does not fit.
+        H: for<'a> AsyncFn(E, &'a mut Context<'a, S>) -> Result<(), Err>, // S: as given to .state(..), else ()
+        H: for<'a> Handler<'a, E, Context<'a, S>> + Send + Sync + 'static, // no captures: share by .state(..)
     {
         self.bind(E::TOPICS, Arc::new(FunctionRoute(handler, PhantomData)))
     }

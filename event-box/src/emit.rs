@@ -9,6 +9,17 @@ use crate::{
     types::RawJson,
 };
 
+/// What an event is emitted through: any [`PgExecutor`].
+#[diagnostic::on_unimplemented(
+    message = "events cannot be emitted through `{Self}`",
+    label = "not an executor",
+    note = "pass `&pool`, `&mut *tx` for a transaction, `&mut connection` for a `PgConnection`, or `&mut *cx` for a handler's context"
+)]
+pub trait EmitThrough<'c>: PgExecutor<'c> + 'c {}
+
+#[diagnostic::do_not_recommend]
+impl<'c, X: PgExecutor<'c> + 'c> EmitThrough<'c> for X {}
+
 /// One event on its way into the log: await it, after whatever options it needs. Made by [`Outbox::emit`].
 #[must_use = "nothing is emitted until this is awaited"]
 pub struct Emit<'c, X> {

@@ -1,11 +1,10 @@
 use std::borrow::Cow;
 
-use serde::{Serialize, de::DeserializeOwned};
-
 /// Something that happened, as it is written to the log and handed to handlers.
 ///
 /// Derive it: `#[derive(Event)]` with `#[event(topic = "orders.placed", partition_key = "order_id")]`. The derive needs
-/// [`serde::Serialize`] and [`serde::Deserialize`] on the type.
+/// [`serde::Serialize`] and [`serde::Deserialize`] on the type. [The derive's own page](macro@crate::Event) tells how events change their
+/// shape (`version`, `previous`) and how an enum joins several.
 ///
 /// ```
 /// use event_box::Event;
@@ -26,12 +25,13 @@ use serde::{Serialize, de::DeserializeOwned};
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an event",
     label = "not an event",
-    note = "add `#[derive(serde::Serialize, serde::Deserialize, event_box::Event)]` to `{Self}`"
+    note = "add `#[derive(serde::Serialize, serde::Deserialize, event_box::Event)]` to `{Self}`",
+    note = "a handler takes its event first, and by value"
 )]
 pub trait Event: Sized + Send + 'static {
-    /// Every topic this type is stored under: one for a struct.
+    /// Every topic this type is stored under: one for a struct, those of all its variants for an enum.
     const TOPICS: &'static [&'static str];
-    /// The version this code writes, 1 or more. Default: 1.
+    /// The version this code writes, 1 or more; for an enum, the newest of its variants'. Default: 1.
     const VERSION: i16 = 1;
 
     /// The topic of this very event, one of [`TOPICS`](Self::TOPICS): 1 to 255 bytes.
@@ -58,6 +58,33 @@ pub trait Event: Sized + Send + 'static {
     fn decode(topic: &str, version: i16, payload: &[u8]) -> Result<Self, DecodeError>;
 }
 
+/// Boxed, as where one variant of an enum is much larger than the others.
+#[diagnostic::do_not_recommend]
+impl<E: Event> Event for Box<E> {
+    const TOPICS: &'static [&'static str] = E::TOPICS;
+    const VERSION: i16 = E::VERSION;
+
+    fn topic(&self) -> &'static str {
+        (**self).topic()
+    }
+
+    fn version(&self) -> i16 {
+        (**self).version()
+    }
+
+    fn partition_key(&self) -> Option<Cow<'_, str>> {
+        (**self).partition_key()
+    }
+
+    fn encode(&self) -> Result<Vec<u8>, serde_json::Error> {
+        (**self).encode()
+    }
+
+    fn decode(topic: &str, version: i16, payload: &[u8]) -> Result<Self, DecodeError> {
+        E::decode(topic, version, payload).map(Self::new)
+    }
+}
+
 /// Why a stored event could not be read as the type a handler takes.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -70,39 +97,34 @@ pub enum DecodeError {
         /// What was wrong there.
         source: serde_json::Error,
     },
-    /// The event was stored in a version that this code does not know.
-    #[error(
-        "`{topic}` is stored in version {stored}, this code knows version {known}: deploy the newer code, or requeue once it runs"
-    )]
+    /// The event was stored in a version that this code does not read: newer than it knows, or older than it still reads.
+    #[error("`{topic}` is stored in version {stored}, {}", remedy(*stored, *known))]
     Version {
         /// The event's topic.
         topic: String,
         /// The version it was stored with.
         stored: i16,
-        /// The newest version this code reads.
+        /// The nearest version this code reads: the newest it knows where `stored` is above, else the oldest.
         known: i16,
+    },
+    /// An enum of events has no variant for the topic. Only a call by hand meets this: handlers are given the topics of their event.
+    #[error("`{topic}` is not a topic of this event: its topics are `{}`", known.join("`, `"))]
+    Topic {
+        /// The topic.
+        topic: String,
+        /// The type's own.
+        known: &'static [&'static str],
     },
 }
 
-/// The payload of a derived event.
-#[doc(hidden)]
-pub fn to_json<T: Serialize>(event: &T) -> Result<Vec<u8>, serde_json::Error> {
-    serde_json::to_vec(event)
-}
-
-/// Reads a derived event. Only where that fails is the document read again, to name the place.
-#[doc(hidden)]
-pub fn from_json<T: DeserializeOwned>(topic: &str, known: i16, stored: i16, payload: &[u8]) -> Result<T, DecodeError> {
-    if stored != known {
-        return Err(DecodeError::Version { topic: topic.to_owned(), stored, known });
+fn remedy(stored: i16, known: i16) -> String {
+    if stored > known {
+        return format!(
+            "the newest this code reads is {known}: deploy the newer code, or requeue the event once it runs"
+        );
     }
-    serde_json::from_slice(payload).map_err(|source| {
-        let mut document = serde_json::Deserializer::from_slice(payload);
-        let path = match serde_path_to_error::deserialize::<_, T>(&mut document) {
-            // `?` is its word for a document that broke off.
-            Err(error) if error.path().to_string() != "?" => error.path().to_string(),
-            _ => ".".to_owned(),
-        };
-        DecodeError::Payload { path, source }
-    })
+    format!(
+        "the oldest this code reads is {known}: name the type of version {} by `#[event(previous = ..)]`",
+        known - 1
+    )
 }

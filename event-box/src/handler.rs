@@ -53,11 +53,17 @@ pub trait Handle<S = ()>: Send + Sync + 'static {
 }
 
 /// What a handler returns.
+#[diagnostic::on_unimplemented(
+    message = "a handler cannot return `{Self}`",
+    label = "not a handler's result",
+    note = "a handler returns `Result<(), Error>`, where `Error` is `event_box::Failure`, `event_box::BoxError` or any `std::error::Error + Send + Sync`"
+)]
 pub trait Outcome: Send {
     #[doc(hidden)]
     fn into_result(self) -> Result<(), Failure>;
 }
 
+#[diagnostic::do_not_recommend]
 impl<E: Into<Failure> + Send> Outcome for Result<(), E> {
     fn into_result(self) -> Result<(), Failure> {
         self.map_err(Into::into)

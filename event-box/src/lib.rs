@@ -74,6 +74,7 @@ mod copy;
 mod cursor;
 mod deadline;
 mod delivery;
+mod derived;
 mod emit;
 mod erase;
 mod error;
@@ -146,10 +147,10 @@ pub use crate::{
     backoff::Backoff,
     check::LogError,
     consumer::Consumer,
-    consumer_builder::{BuildError, ConsumerBuilder, Empty, Routed},
+    consumer_builder::{BuildError, ConsumerBuilder, Empty, Routed, WithoutHandlers},
     consumer_group::{ConsumerGroup, GroupError},
     context::Context,
-    emit::Emit,
+    emit::{Emit, EmitThrough},
     erase::{Erasure, LoggedEvent},
     error::{BoxError, EmitError},
     event::{DecodeError, Event},
@@ -187,5 +188,5 @@ pub use event_box_derive::Event;
 pub mod __private {
     pub use serde_json;
 
-    pub use crate::event::{from_json, to_json};
+    pub use crate::derived::*;
 }

@@ -1,8 +1,8 @@
-use sqlx::{PgConnection, PgExecutor};
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::{
-    emit::{Emit, Encoded},
+    emit::{Emit, EmitThrough, Encoded},
     error::EmitError,
     event::Event,
     headers::Headers,
@@ -88,7 +88,7 @@ impl Outbox {
     /// # Errors
     /// See [`EmitError`]. Within a transaction, an error that came from the database has aborted it, as for any statement; one about
     /// the event itself is found before anything is sent.
-    pub fn emit<'c, E: Event, X: PgExecutor<'c> + 'c>(&self, executor: X, event: &E) -> Emit<'c, X> {
+    pub fn emit<'c, E: Event, X: EmitThrough<'c>>(&self, executor: X, event: &E) -> Emit<'c, X> {
         Emit::new(self.clone(), executor, Encoded::new(event))
     }
 
@@ -98,7 +98,7 @@ impl Outbox {
     /// See [`EmitError`]: where one event is refused, none is written.
     pub async fn emit_all<'e, E: Event>(
         &self,
-        executor: impl PgExecutor<'_>,
+        executor: impl EmitThrough<'_>,
         events: impl IntoIterator<Item = &'e E>,
     ) -> Result<Vec<Uuid>, EmitError> {
         let batch = Columns::new(self, events)?;

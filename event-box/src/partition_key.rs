@@ -4,7 +4,8 @@ use uuid::Uuid;
 
 /// A type whose values can key an event: strings, integers, [`Uuid`], and `Option` of them, where `None` means no order.
 ///
-/// Implement it for a newtype to use that as a key:
+/// Floats are none, as equal ones may differ in their text. Implement it for a newtype, or for any type that holds the key, to name that
+/// as one:
 ///
 /// ```
 /// use std::borrow::Cow;

@@ -34,7 +34,10 @@ fn mistakes_are_named_where_they_are_made() {
     let rustc = Command::new("rustc").arg("--version").output().expect("rustc runs");
     let version = String::from_utf8_lossy(&rustc.stdout);
     if version.starts_with("rustc 1.95.") {
-        trybuild::TestCases::new().compile_fail("ui/derive/*.rs");
+        let cases = trybuild::TestCases::new();
+        for mistakes in ["ui/derive/*.rs", "ui/on/*.rs", "ui/emit/*.rs"] {
+            cases.compile_fail(mistakes);
+        }
     } else {
         println!("skipped: the expected messages are those of rustc 1.95, this is {version}");
     }
@@ -168,6 +171,28 @@ fn a_field_of_a_tuple_struct_is_named_by_its_position() {
 }
 
 #[test]
+fn a_field_within_a_field_can_be_the_key() {
+    #[derive(Serialize, Deserialize)]
+    struct Customer {
+        r#type: (Option<String>, i64),
+    }
+    macro_rules! key_of {
+        ($path:literal, $type:ty, $value:expr) => {{
+            #[derive(Serialize, Deserialize, Event)]
+            #[event(partition_key = $path)]
+            struct Placed($type, i64);
+            key(&Placed($value, 0)).map(Cow::into_owned)
+        }};
+    }
+    let customer = |name: Option<&str>| Customer { r#type: (name.map(str::to_owned), 4) };
+
+    assert_eq!(key_of!("0.type.1", Customer, customer(None)).as_deref(), Some("4"));
+    assert_eq!(key_of!("0.r#type.0", Customer, customer(Some("a"))).as_deref(), Some("a"));
+    assert_eq!(key_of!("0.type.0", Customer, customer(None)), None, "an `Option` at the end");
+    assert_eq!(key_of!("0.type.1", Box<Customer>, customer(None).into()).as_deref(), Some("4"));
+}
+
+#[test]
 fn a_raw_field_is_named_with_or_without_its_prefix() {
     #[derive(Serialize, Deserialize, Event)]
     #[event(partition_key = "type")]
@@ -264,6 +289,26 @@ mod hostile {
     pub(super) struct Happened {
         pub(super) id: u64,
     }
+
+    #[derive(::serde::Serialize, ::serde::Deserialize, ::event_box::Event)]
+    #[event(topic = "happened", partition_key = "inner.0", version = 2, previous = Happened)]
+    pub(super) struct HappenedV2 {
+        pub(super) inner: (u64,),
+    }
+    impl ::std::convert::From<Happened> for HappenedV2 {
+        fn from(Happened { id }: Happened) -> Self {
+            Self { inner: (id,) }
+        }
+    }
+
+    #[derive(::serde::Serialize, ::serde::Deserialize, ::event_box::Event)]
+    pub(super) struct Other;
+
+    #[derive(::event_box::Event)]
+    pub(super) enum Any {
+        Happened(HappenedV2),
+        Other(Other),
+    }
 }
 
 #[test]
@@ -271,4 +316,7 @@ fn names_in_scope_do_not_reach_into_the_expansion() {
     let event = hostile::Happened { id: 9 };
     assert_eq!((key(&event).as_deref(), event.topic()), (Some("9"), "happened"));
     assert_eq!(hostile::Happened::decode("happened", 1, &event.encode().unwrap()).unwrap().id, 9);
+    let read = hostile::Any::decode("happened", 1, &event.encode().unwrap()).unwrap();
+    assert!(matches!(read, hostile::Any::Happened(hostile::HappenedV2 { inner: (9,) })));
+    assert!(matches!(hostile::Any::decode("other", 1, b"null").unwrap(), hostile::Any::Other(hostile::Other)));
 }

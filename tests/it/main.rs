@@ -12,6 +12,7 @@ mod derive;
 mod disk;
 mod emit;
 mod erase;
+mod evolution;
 mod extremes;
 mod failure_records;
 mod failures;

@@ -2,9 +2,15 @@ use event_box::Event;
 use serde::{Deserialize, Serialize};
 
 #[derive(Serialize, Deserialize, Event)]
+#[event(topic = "orders.placed")]
+struct OrderPlaced {
+    order_id: i64,
+}
+
+#[derive(Event)]
 enum OrderEvent {
     #[event(topic = "orders.placed")]
-    Placed { order_id: i64 },
+    Placed(OrderPlaced),
 }
 
 fn main() {}

@@ -1,15 +1,15 @@
 use event_box::Event;
 use serde::{Deserialize, Serialize};
 
-#[derive(Serialize, Deserialize)]
-struct Customer {
-    id: i64,
+#[derive(Serialize, Deserialize, Event)]
+#[event(topic = "orders.placed")]
+struct OrderPlaced {
+    order_id: i64,
 }
 
-#[derive(Serialize, Deserialize, Event)]
-#[event(partition_key = "customer.id")]
-struct OrderPlaced {
-    customer: Customer,
+#[derive(Event)]
+enum OrderEvent {
+    Placed(OrderPlaced, i64),
 }
 
 fn main() {}

@@ -1,0 +1,6 @@
+use event_box::Event;
+
+#[derive(Event)]
+enum OrderEvent {}
+
+fn main() {}

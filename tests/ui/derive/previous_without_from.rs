@@ -1,0 +1,16 @@
+use event_box::Event;
+use serde::{Deserialize, Serialize};
+
+#[derive(Serialize, Deserialize, Event)]
+#[event(topic = "orders.placed")]
+struct OrderPlacedV1 {
+    order_id: i64,
+}
+
+#[derive(Serialize, Deserialize, Event)]
+#[event(topic = "orders.placed", version = 2, previous = OrderPlacedV1)]
+struct OrderPlaced {
+    order_id: i64,
+}
+
+fn main() {}

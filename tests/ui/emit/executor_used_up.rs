@@ -1,0 +1,20 @@
+use event_box::{Event, Outbox};
+use serde::{Deserialize, Serialize};
+use sqlx::PgPool;
+
+#[derive(Serialize, Deserialize, Event)]
+struct OrderPlaced {
+    order_id: i64,
+}
+
+async fn place(pool: PgPool, event: OrderPlaced) -> Result<(), Box<dyn std::error::Error>> {
+    let mut tx = pool.begin().await?;
+    let outbox = Outbox::new();
+    let connection = &mut *tx;
+    let emit = outbox.emit(connection, &event);
+    tx.commit().await?;
+    emit.await?;
+    Ok(())
+}
+
+fn main() {}

@@ -1,0 +1,17 @@
+use event_box::{Event, Outbox};
+use serde::{Deserialize, Serialize};
+use sqlx::PgPool;
+
+#[derive(Serialize, Deserialize, Event)]
+struct OrderPlaced {
+    order_id: i64,
+}
+
+async fn place(pool: PgPool, event: OrderPlaced) -> Result<(), Box<dyn std::error::Error>> {
+    let mut tx = pool.begin().await?;
+    Outbox::new().emit(tx, &event).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+fn main() {}

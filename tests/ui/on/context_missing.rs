@@ -1,0 +1,18 @@
+use event_box::{Consumer, Event};
+use serde::{Deserialize, Serialize};
+use sqlx::PgPool;
+
+#[derive(Serialize, Deserialize, Event)]
+struct OrderPlaced {
+    order_id: i64,
+}
+
+async fn reserve_stock(_: OrderPlaced) -> Result<(), sqlx::Error> {
+    Ok(())
+}
+
+fn consume(pool: PgPool) {
+    Consumer::builder(pool, "warehouse").on(reserve_stock);
+}
+
+fn main() {}

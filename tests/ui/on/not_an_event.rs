@@ -1,0 +1,16 @@
+use event_box::{Consumer, Context};
+use sqlx::PgPool;
+
+struct OrderPlaced {
+    order_id: i64,
+}
+
+async fn reserve_stock(_: OrderPlaced, _: &mut Context<'_>) -> Result<(), sqlx::Error> {
+    Ok(())
+}
+
+fn consume(pool: PgPool) {
+    Consumer::builder(pool, "warehouse").on(reserve_stock);
+}
+
+fn main() {}

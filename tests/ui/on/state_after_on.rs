@@ -1,0 +1,20 @@
+use event_box::{Consumer, Context, Event};
+use serde::{Deserialize, Serialize};
+use sqlx::PgPool;
+
+#[derive(Serialize, Deserialize, Event)]
+struct OrderPlaced {
+    order_id: i64,
+}
+
+struct App;
+
+async fn reserve_stock(_: OrderPlaced, _: &mut Context<'_>) -> Result<(), sqlx::Error> {
+    Ok(())
+}
+
+fn consume(pool: PgPool) {
+    Consumer::builder(pool, "warehouse").on(reserve_stock).state(App);
+}
+
+fn main() {}
