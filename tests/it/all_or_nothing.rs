@@ -66,6 +66,22 @@ async fn a_failing_event_is_undone_with_its_batch_which_goes_through_without_it(
     }
 }
 
+/// With nobody after it to stumble over the aborted transaction.
+#[tokio::test]
+async fn an_error_that_the_last_event_of_a_batch_swallows_is_found() {
+    let log = TestLog::new().await;
+    sqlx::raw_sql(Seen::TABLE).execute(&log.pool).await.unwrap();
+    let events: Vec<_> = (1..=2).map(|n| Counted { key: "swallows".to_owned(), n }).collect();
+    log.outbox.emit_all(&log.pool, &events).await.unwrap();
+    let backoff = Backoff::fixed(Duration::from_millis(50));
+    let consumer = Consumer::builder(&log.pool, "g").state(AtomicBool::new(true)).on(misbehaves).backoff(backoff);
+    let running = Running::start(consumer.all_or_nothing().build().unwrap());
+    wait_until_seen(&log.pool, "g", 2).await;
+    running.stop().await.unwrap();
+    assert_eq!(log.number("select count(*) from seen where member = '2'").await, 1, "its second attempt");
+    log.close().await;
+}
+
 #[tokio::test]
 async fn a_batch_holds_more_writing_events_than_a_transaction_may_hold_savepoints() {
     let log = TestLog::new().await;

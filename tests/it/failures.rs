@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use event_box::{Backoff, BoxError, Consumer, Context, Failure};
-use event_box_tests::{Counted, Noted, PATIENCE, Running, Seen, TestLog, seen_by, wait_until_seen};
+use event_box_tests::{Counted, Logged, Noted, PATIENCE, Running, Seen, TestLog, seen_by, wait_until_seen};
 use tokio::sync::mpsc;
 
 fn counted(key: &str, n: i64) -> Counted {
@@ -269,6 +269,38 @@ async fn a_handler_that_ends_the_transaction_gets_a_clear_error_and_harms_no_nei
         let seen: Vec<_> = once.into_iter().filter(|n| expected.contains(n)).collect();
         assert!(seen.ends_with(expected), "{key}: {numbers:?}");
     }
+    log.close().await;
+}
+
+/// One lock rules all deliveries of a partition: whoever decides on a parked event holds it.
+#[tokio::test]
+async fn a_retry_waits_for_the_claim_of_its_partition() {
+    let (logged, log) = (Logged::here(), TestLog::new().await);
+    sqlx::raw_sql(Seen::TABLE).execute(&log.pool).await.unwrap();
+    let consumer = Consumer::builder(&log.pool, "g")
+        .on(async |event: Counted, cx: &mut Context<'_>| -> Result<(), BoxError> {
+            if cx.attempt() == 1 {
+                return Err("once".into());
+            }
+            Ok(Seen::note("m", &event, cx).await?)
+        })
+        .backoff(Backoff::fixed(Duration::from_millis(500)))
+        .build()
+        .unwrap();
+    log.outbox.emit(&log.pool, &counted("k", 1)).await.unwrap();
+    let running = Running::start(consumer);
+    log.wait_until("select count(*) from event_box.parked", 1).await;
+    let mut tx = log.pool.begin().await.unwrap();
+    let lock = "select from event_box.cursors where partition = (select partition from event_box.events) for update";
+    sqlx::query(lock).execute(&mut *tx).await.unwrap();
+    log.wait_until("select count(*) from event_box.parked where due_at < clock_timestamp()", 1).await;
+    // It is tried, and finds the partition held.
+    let claims = logged.statements("for update skip locked");
+    logged.wait_for_statements("for update skip locked", claims + 2).await;
+    assert_eq!(log.number("select count(*) from seen").await, 0);
+    tx.rollback().await.unwrap();
+    wait_until_seen(&log.pool, "g", 1).await;
+    running.stop().await.unwrap();
     log.close().await;
 }
 
