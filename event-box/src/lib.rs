@@ -40,21 +40,92 @@
 //! [`Outbox::emit`] works on any executor: a pool, `&mut PgConnection`, `&mut *tx`. [`Outbox::emit_all`] writes many events in one statement,
 //! [`Outbox::copy`] the most by COPY. [`Emit`] takes an id, headers and another key. From SQL: `select event_box.emit(topic, payload, key)`.
 //!
+//! ```no_run
+//! # use event_box::{Event, Outbox};
+//! # use serde::{Deserialize, Serialize};
+//! # #[derive(Serialize, Deserialize, Event)]
+//! # #[event(topic = "orders.placed", partition_key = "order_id")]
+//! # struct OrderPlaced { order_id: i64 }
+//! # async fn emit(tx: &mut sqlx::PgConnection) -> Result<(), event_box::EmitError> {
+//! let outbox = Outbox::new();
+//! outbox.emit(&mut *tx, &OrderPlaced { order_id: 7 }).header("tenant", "acme").await?;
+//! let many: Vec<_> = (1..=1_000).map(|order_id| OrderPlaced { order_id }).collect();
+//! outbox.emit_all(&mut *tx, &many).await?;
+//! # Ok(()) }
+//! ```
+//!
 //! # Handling
 //!
 //! [`Consumer::builder`] takes functions and closures by [`on`](ConsumerBuilder::on) and structs by [`handle`](ConsumerBuilder::handle).
 //! [`Context`] is an executor of the delivery's own transaction: what a handler writes through it commits together with the group's cursor.
-//! A handler that fails says by [`Failure`] whether its event is tried again; any other error means that it is.
+//! A payload that changes gets a version, and several events one handler: see the [derive](derive@Event).
+//!
+//! # Failing
+//!
+//! A handler that fails says by [`Failure`] whether its event is tried again; any other error means that it is. Later events of its key wait
+//! for it, everything else goes on. After the last attempt it is a dead letter.
+//!
+//! ```no_run
+//! # use event_box::{Backoff, BuildError, Consumer, Context, DeadLetter, Event, Failure, OrReject, OrUnavailable};
+//! # use serde::{Deserialize, Serialize};
+//! # use std::time::Duration;
+//! # #[derive(Serialize, Deserialize, Event)]
+//! # #[event(topic = "mail.requested", partition_key = "to")]
+//! # struct MailRequested { to: String }
+//! # struct Address;
+//! # impl std::str::FromStr for Address { type Err = std::fmt::Error; fn from_str(_: &str) -> Result<Self, Self::Err> { Ok(Self) } }
+//! # async fn send(_: Address) -> Result<(), std::io::Error> { Ok(()) }
+//! async fn send_mail(event: MailRequested, _: &mut Context<'_>) -> Result<(), Failure> {
+//!     let address = event.to.parse::<Address>().or_reject()?; // trying again will not mend it
+//!     send(address).await.or_unavailable() // the server is down: held against no event
+//! }
+//!
+//! # fn build(pool: sqlx::PgPool) -> Result<Consumer, BuildError> {
+//! Consumer::builder(pool, "mail")
+//!     .on(send_mail)
+//!     .max_attempts(10)
+//!     .backoff(Backoff::exponential(Duration::from_secs(5), 2.0, Duration::from_secs(3600)))
+//!     .on_dead_letter(async |letter: DeadLetter| eprintln!("given up: {letter:?}"))
+//!     .build()
+//! # }
+//! ```
 //!
 //! # Running it
 //!
 //! [`Consumer::run`] takes a token, [`Consumer::run_until_signal`] waits for SIGINT or SIGTERM. Groups of one process share an [`EventBox`]
-//! handle. [`prune`] and the consumers' [`retention`](ConsumerBuilder::retention) remove what everybody has read; [`EventBox::group`]
-//! gives whoever operates a group its dead letters, its health, and what else there is to do to it.
+//! handle. [`prune`] and the consumers' [`retention`](ConsumerBuilder::retention) remove what everybody has read.
 //!
-//! A [`ConsumerGroup`] is moved back and forth in the log while it runs ([`replay_from`](ConsumerGroup::replay_from),
+//! # Operating it
+//!
+//! [`EventBox::group`] gives whoever operates a group its dead letters, its health, and what else there is to do to it; each leaves a record
+//! of who did it. A [`ConsumerGroup`] is moved back and forth in the log while it runs ([`replay_from`](ConsumerGroup::replay_from),
 //! [`forward_to_now`](ConsumerGroup::forward_to_now)), [`LoggedEvent::erase`] erases a person's data, and [`adopt`] takes over a log that was
 //! dumped and restored.
+//!
+//! ```no_run
+//! # async fn operate(pool: sqlx::PgPool) -> Result<(), event_box::GroupError> {
+//! use event_box::{EventBox, Selection};
+//!
+//! let group = EventBox::new(pool).group("mail").by("alice");
+//! let health = group.health().await?;
+//! println!("{} events behind, {} dead", health.pending(), health.dead);
+//! let requeued = group.requeue(Selection::Key("a@example.org".to_owned())).await?;
+//! println!("{} tried again", requeued.events);
+//! # Ok(()) }
+//! ```
+//!
+//! # Pulling
+//!
+//! [`Pull`] hands out a group's events one or a batch at a time in a transaction of the caller's: commit it and they are delivered, drop it
+//! and they come again.
+//!
+//! # Several logs
+//!
+//! A log lives in the schema `event_box`, or in another that is named at run time: [`EventBox::in_schema`], [`Outbox::schema`].
+//!
+//! # Testing
+//!
+//! Feature `testing`: assertions on what was emitted, and a drain that waits for no backoff.
 //!
 //! A `Uuid` field in an event needs uuid's feature `serde`, as for any type with serde's derives.
 

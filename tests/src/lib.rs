@@ -23,3 +23,8 @@ pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 pub struct Readme;
+
+/// So do those for who comes from Python.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/from-python.md")]
+pub struct FromPython;
