@@ -2,7 +2,7 @@ use std::{
     collections::VecDeque,
     fmt,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
@@ -23,6 +23,7 @@ use crate::{
     policy::Policy,
     pull_error::PullError,
     pulled::{PulledBatch, PulledEvent},
+    pulse::Pulse,
     read::ReadError,
     verdict::Verdicts,
     worker::Held,
@@ -31,6 +32,8 @@ use crate::{
 /// A pull that is bound to its transaction's earlier writes cannot tell how far the log had gone before them; after so many of them a
 /// partition's cursor is moved in a transaction of its own.
 const BOUND_PULLS: u32 = 32;
+/// The longest that what no notification announced goes unnoticed.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// A look is made at least this often while there is nothing to pull.
 const LOOK_ANYWAY: Duration = Duration::from_secs(30);
 
@@ -75,6 +78,8 @@ pub struct Pull {
     /// Partitions that had work when they were last looked at.
     pub(crate) ready: Mutex<VecDeque<i16>>,
     pub(crate) bound: AtomicU32,
+    /// From the first wait on.
+    pub(crate) pulse: OnceLock<Arc<Pulse>>,
 }
 
 impl Pull {
@@ -166,7 +171,8 @@ impl Pull {
     /// # Errors
     /// Where the group was removed, or the log is not one that events can be delivered from. A database that cannot be reached is waited for.
     pub async fn wait(&self) -> Result<(), PullError> {
-        let pulse = self.log.pulse().join(self.log.pool(), self.log.schema(), Duration::from_millis(100));
+        let join = || self.log.pulse().join(self.log.pool(), self.log.schema(), POLL_INTERVAL);
+        let pulse = self.pulse.get_or_init(join);
         let mut server = pulse.server();
         loop {
             server.mark_unchanged();

@@ -90,6 +90,7 @@ impl PullBuilder {
         if stored != policy.mode.text() {
             return Err(PullError::Mode { group, stored });
         }
-        Ok(Pull { log, group, topics, policy, ready: Default::default(), bound: Default::default() })
+        let (ready, bound, pulse) = Default::default();
+        Ok(Pull { log, group, topics, policy, ready, bound, pulse })
     }
 }
