@@ -73,8 +73,13 @@ impl Pulse {
         let interval_nanos = Arc::new(AtomicU64::new(interval.as_nanos() as u64));
         let (woken, lost) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let mut tasks = JoinSet::new();
-        tasks.spawn(listen(pool.clone(), schema.clone(), hints.clone(), woken.clone(), lost.clone()));
-        tasks.spawn(keep_polling(pool.clone(), schema.clone(), announce, interval_nanos.clone(), woken, lost));
+        let listening = listen(pool.clone(), schema.clone(), hints.clone(), woken.clone(), lost.clone());
+        let polling = keep_polling(pool.clone(), schema.clone(), announce, interval_nanos.clone(), woken, lost);
+        let mut closed = pool.close_event();
+        tasks.spawn(async move {
+            // A pool that is to be closed waits for the poll's connection.
+            let _ = closed.do_until(async { tokio::join!(listening, polling) }).await;
+        });
         Self { server, hints, interval_nanos, _tasks: tasks }
     }
 
