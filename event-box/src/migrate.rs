@@ -23,7 +23,7 @@ static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 /// Where the database cannot be reached, the role may not create the schema, or an applied migration differs from this version's.
 pub async fn migrate(log: impl Into<EventBox>) -> Result<(), MigrateError> {
     let log = log.into();
-    let schema = quoted(log.schema());
+    let schema = log.schema().quoted();
     // Creating a schema "if not exists" needs the privilege to create one even where it exists.
     let exists = sqlx::query_scalar!(r#"select to_regnamespace($1) is not null as "exists!""#, schema)
         .fetch_one(log.pool())
@@ -40,10 +40,6 @@ pub(crate) fn latest_version() -> i64 {
     MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or_default()
 }
 
-fn quoted(schema: &Schema) -> String {
-    format!("\"{}\"", schema.name())
-}
-
 fn migrator(schema: &Schema) -> Migrator {
     let rewritten = |migration: &Migration| {
         Migration::new(
@@ -55,7 +51,7 @@ fn migrator(schema: &Schema) -> Migrator {
         )
     };
     let mut migrator = Migrator::with_migrations(MIGRATIONS.iter().map(rewritten).collect());
-    migrator.dangerous_set_table_name(Cow::Owned(format!("{}.migrations", quoted(schema))));
+    migrator.dangerous_set_table_name(Cow::Owned(format!("{}.migrations", schema.quoted())));
     // An older program beside a newer schema: newer migrations only add.
     migrator.set_ignore_missing(true);
     migrator

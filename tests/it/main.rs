@@ -24,6 +24,7 @@ mod pull;
 mod quickstart;
 mod replay;
 mod retention;
+mod schemas;
 mod shutdown;
 mod sql_function;
 mod start_up;
