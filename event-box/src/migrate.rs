@@ -1,6 +1,9 @@
 use std::borrow::Cow;
 
-use sqlx::migrate::{MigrateError, Migration, Migrator};
+use sqlx::{
+    PgConnection,
+    migrate::{MigrateError, Migration, Migrator},
+};
 
 use crate::{event_box::EventBox, schema::Schema};
 
@@ -23,16 +26,27 @@ static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 /// Where the database cannot be reached, the role may not create the schema, or an applied migration differs from this version's.
 pub async fn migrate(log: impl Into<EventBox>) -> Result<(), MigrateError> {
     let log = log.into();
-    let schema = log.schema().quoted();
-    // Creating a schema "if not exists" needs the privilege to create one even where it exists.
-    let exists = sqlx::query_scalar!(r#"select to_regnamespace($1) is not null as "exists!""#, schema)
-        .fetch_one(log.pool())
-        .await?;
-    let mut migrator = migrator(log.schema());
-    if !exists {
-        migrator.create_schema(schema);
+    let mut connection = log.pool().acquire().await?;
+    let applied = apply(&mut connection, log.schema()).await;
+    if applied.is_err() {
+        // It would keep the migrations' lock, and whoever migrates next waiting, for as long as the pool keeps it.
+        connection.close_on_drop();
     }
-    migrator.run(log.pool()).await
+    applied
+}
+
+async fn apply(connection: &mut PgConnection, schema: &Schema) -> Result<(), MigrateError> {
+    let quoted = schema.quoted();
+    // Creating a schema "if not exists" needs the privilege to create one even where it exists.
+    let exists = sqlx::query_scalar!(r#"select to_regnamespace($1) is not null as "exists!""#, quoted)
+        .fetch_one(&mut *connection)
+        .await?;
+    let mut migrator = migrator(schema);
+    if !exists {
+        migrator.create_schema(quoted);
+    }
+    // `run` on a connection is not seen to be `Send`; this is what it does.
+    migrator.run_direct(None, connection, false).await
 }
 
 /// The newest migration this code knows.

@@ -13,6 +13,7 @@ mod erase;
 mod extremes;
 mod failures;
 mod forward;
+mod grants;
 mod groups;
 mod health;
 mod late;
