@@ -244,11 +244,8 @@ impl Batch<'_> {
         } else {
             "rollback to savepoint event_box_batch; release savepoint event_box_batch"
         };
-        match self.within(execute(connection, sql)).await {
-            Ok(()) => Ok(advance),
-            Err(error) if is_in_failed_transaction(&error) => Err(Halt::Hidden),
-            Err(error) => Err(error.into()),
-        }
+        self.within(execute(connection, sql)).await?;
+        Ok(advance)
     }
 
     /// A statement of ours, with the patience we have for it.

@@ -1,6 +1,10 @@
 use sqlx::PgConnection;
 
-use crate::{error::is_missing_table, migrate, schema::Schema};
+use crate::{
+    error::{is_missing_privilege, is_missing_table},
+    migrate,
+    schema::Schema,
+};
 
 /// The log is not one that events can be delivered from.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +62,17 @@ pub enum LogError {
         /// The log's schema.
         schema: String,
     },
+    /// The role may not do this.
+    #[error(
+        "the role lacks a privilege on the log in schema `{schema}`: grant it as docs/operations.md says under \"Privileges\"; `migrate` and \
+         `adopt` are for the owner of the tables"
+    )]
+    Privilege {
+        /// The log's schema.
+        schema: String,
+        /// What PostgreSQL said: on which table.
+        source: sqlx::Error,
+    },
     /// The database could not be asked.
     #[error("the event log could not be read")]
     Database(#[source] sqlx::Error),
@@ -67,6 +82,9 @@ impl LogError {
     pub(crate) fn from_database(error: sqlx::Error, schema: &Schema) -> Self {
         if is_missing_table(&error) {
             return Self::NotMigrated { schema: schema.name().to_owned() };
+        }
+        if is_missing_privilege(&error) {
+            return Self::Privilege { schema: schema.name().to_owned(), source: error };
         }
         Self::Database(error)
     }

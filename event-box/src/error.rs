@@ -85,5 +85,14 @@ impl EmitError {
 
 /// PostgreSQL's `undefined_table` and `invalid_schema_name`.
 pub(crate) fn is_missing_table(error: &sqlx::Error) -> bool {
-    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "42P01" || code == "3F000")
+    has_code(error, &["42P01", "3F000"])
+}
+
+/// PostgreSQL's `insufficient_privilege`.
+pub(crate) fn is_missing_privilege(error: &sqlx::Error) -> bool {
+    has_code(error, &["42501"])
+}
+
+fn has_code(error: &sqlx::Error, codes: &[&str]) -> bool {
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| codes.contains(&code.as_ref()))
 }

@@ -48,7 +48,7 @@ pub struct PartitionHealth {
     pub oldest: Option<Duration>,
     /// When the group last took a batch here.
     pub advanced_at: SystemTime,
-    /// Who has a batch in hand here, or otherwise holds the cursor; `None` where nobody does, or where the role may not see it.
+    /// Who has a batch in hand here, or otherwise holds the cursor; `None` where nobody does.
     pub held_by: Option<Holder>,
 }
 
@@ -60,9 +60,9 @@ pub struct Holder {
     pub pid: i32,
     /// What the session calls itself.
     pub application_name: Option<String>,
-    /// Since when its transaction is open.
+    /// Since when its transaction is open; `None` where the session is another role's and one's own is not in `pg_read_all_stats`.
     pub transaction_started: Option<SystemTime>,
-    /// What it does, as in `pg_stat_activity`: `active`, `idle in transaction`.
+    /// What it does, as in `pg_stat_activity`: `active`, `idle in transaction`; `None` as above.
     pub state: Option<String>,
 }
 

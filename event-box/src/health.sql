@@ -2,7 +2,7 @@
 with now as materialized (
     select pg_current_snapshot() as s
 ), holders as materialized (
-    -- Where privileges hide a session, its xid is null.
+    -- Where privileges hide a session, its start and state are null.
     select backend_xid, pid, application_name, xact_start, state from pg_stat_activity where backend_xid is not null
 )
 select c.partition as "partition!", c.position as "position!", c.advanced_at as "advanced_at!: Timestamp",

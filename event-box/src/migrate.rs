@@ -1,6 +1,9 @@
 use std::borrow::Cow;
 
-use sqlx::migrate::{MigrateError, Migration, Migrator};
+use sqlx::{
+    PgConnection,
+    migrate::{MigrateError, Migration, Migrator},
+};
 
 use crate::{event_box::EventBox, schema::Schema};
 
@@ -23,25 +26,32 @@ static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 /// Where the database cannot be reached, the role may not create the schema, or an applied migration differs from this version's.
 pub async fn migrate(log: impl Into<EventBox>) -> Result<(), MigrateError> {
     let log = log.into();
-    let schema = quoted(log.schema());
-    // Creating a schema "if not exists" needs the privilege to create one even where it exists.
-    let exists = sqlx::query_scalar!(r#"select to_regnamespace($1) is not null as "exists!""#, schema)
-        .fetch_one(log.pool())
-        .await?;
-    let mut migrator = migrator(log.schema());
-    if !exists {
-        migrator.create_schema(schema);
+    let mut connection = log.pool().acquire().await?;
+    let applied = apply(&mut connection, log.schema()).await;
+    if applied.is_err() {
+        // It would keep the migrations' lock, and whoever migrates next waiting, for as long as the pool keeps it.
+        connection.close_on_drop();
     }
-    migrator.run(log.pool()).await
+    applied
+}
+
+async fn apply(connection: &mut PgConnection, schema: &Schema) -> Result<(), MigrateError> {
+    let quoted = schema.quoted();
+    // Creating a schema "if not exists" needs the privilege to create one even where it exists.
+    let exists = sqlx::query_scalar!(r#"select to_regnamespace($1) is not null as "exists!""#, quoted)
+        .fetch_one(&mut *connection)
+        .await?;
+    let mut migrator = migrator(schema);
+    if !exists {
+        migrator.create_schema(quoted);
+    }
+    // `run` on a connection is not seen to be `Send`; this is what it does.
+    migrator.run_direct(None, connection, false).await
 }
 
 /// The newest migration this code knows.
 pub(crate) fn latest_version() -> i64 {
     MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or_default()
-}
-
-fn quoted(schema: &Schema) -> String {
-    format!("\"{}\"", schema.name())
 }
 
 fn migrator(schema: &Schema) -> Migrator {
@@ -55,7 +65,7 @@ fn migrator(schema: &Schema) -> Migrator {
         )
     };
     let mut migrator = Migrator::with_migrations(MIGRATIONS.iter().map(rewritten).collect());
-    migrator.dangerous_set_table_name(Cow::Owned(format!("{}.migrations", quoted(schema))));
+    migrator.dangerous_set_table_name(Cow::Owned(format!("{}.migrations", schema.quoted())));
     // An older program beside a newer schema: newer migrations only add.
     migrator.set_ignore_missing(true);
     migrator

@@ -11,35 +11,56 @@ const DEFAULT: &str = "event_box";
 const QUALIFIER: &str = "event_box.";
 
 /// The PostgreSQL schema a log lives in. Default: `event_box`.
+///
+/// Several logs may live side by side in one database: they share nothing.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Schema(Option<Arc<Named>>);
 
 #[derive(PartialEq, Eq)]
 struct Named {
     name: String,
+    /// `"name".`, as it stands in SQL.
     qualifier: String,
+    /// The same within a literal, which begins with it: `'"name".sequence'::regclass`.
+    in_literal: String,
 }
 
 /// The name cannot be that of a log's schema.
 #[derive(Debug, thiserror::Error)]
-#[error("`{0}` cannot name a schema: use 1 to 48 ASCII letters, digits, `_` or `-`, the first a letter or `_`")]
-pub struct SchemaError(String);
+#[error(
+    "`{name}` ({} bytes) cannot name a log's schema: use 1 to 48 bytes without control characters, `$` and `\\`, not beginning with `pg_`",
+    name.len()
+)]
+pub struct SchemaError {
+    name: String,
+}
 
 impl Schema {
-    /// A schema of another name: 1 to 48 ASCII letters, digits, `_` or `-`, the first a letter or `_`; upper case is kept.
+    /// A schema of another name: 1 to 48 bytes of UTF-8, kept as they are, so that upper case, blanks and quotes mean themselves. NOTIFY's
+    /// channel bears the same name, beside which it leaves room for no more.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), event_box::SchemaError> {
+    /// use event_box::{Outbox, Schema};
+    ///
+    /// let outbox = Outbox::new().schema(Schema::new("billing_events")?);
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
-    /// Where the name is anything else: it stands within SQL, and NOTIFY's channel carries it.
+    /// Where it is empty or longer, holds a control character, `$` or `\` (it stands within SQL of every kind), or begins with `pg_`, which
+    /// PostgreSQL keeps for itself.
     pub fn new(name: &str) -> Result<Self, SchemaError> {
-        let first = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
-        let rest = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
-        if !first || !rest || name.len() > 48 {
-            return Err(SchemaError(name.to_owned()));
+        let forbidden = |c: char| c.is_control() || c == '$' || c == '\\';
+        if name.is_empty() || name.len() > 48 || name.contains(forbidden) || name.starts_with("pg_") {
+            return Err(SchemaError { name: name.to_owned() });
         }
         if name == DEFAULT {
             return Ok(Self::default());
         }
-        Ok(Self(Some(Arc::new(Named { name: name.to_owned(), qualifier: format!("\"{name}\".") }))))
+        let qualifier = format!("{}.", quote(name));
+        let in_literal = qualifier.replace('\'', "''");
+        Ok(Self(Some(Arc::new(Named { name: name.to_owned(), qualifier, in_literal }))))
     }
 
     /// The schema's name.
@@ -47,18 +68,32 @@ impl Schema {
         self.0.as_ref().map_or(DEFAULT, |named| &named.name)
     }
 
-    /// The same SQL for this schema: every name in ours is written `event_box.name`.
+    /// The schema's name as SQL's identifier.
+    pub(crate) fn quoted(&self) -> String {
+        quote(self.name())
+    }
+
+    /// The same SQL for this schema: every name in ours is written `event_box.name`, or `'event_box.name'` where it is a literal.
     pub(crate) fn rewrite(&self, sql: SqlStr) -> SqlStr {
-        match &self.0 {
-            None => sql,
-            Some(named) => AssertSqlSafe(sql.as_str().replace(QUALIFIER, &named.qualifier)).into_sql_str(),
+        let Some(named) = &self.0 else { return sql };
+        let mut parts = sql.as_str().split(QUALIFIER);
+        let mut rewritten = parts.next().unwrap_or_default().to_owned();
+        for part in parts {
+            let qualifier = if rewritten.ends_with('\'') { &named.in_literal } else { &named.qualifier };
+            rewritten.push_str(qualifier);
+            rewritten.push_str(part);
         }
+        AssertSqlSafe(rewritten).into_sql_str()
     }
 
     /// The executor, sending our SQL to this schema. `search_path` stays the caller's own.
     pub(crate) fn over<X>(&self, executor: X) -> Scoped<'_, X> {
         Scoped { executor, schema: self }
     }
+}
+
+fn quote(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 impl fmt::Debug for Schema {
@@ -135,3 +170,6 @@ impl<'c, 's, X: PgExecutor<'c>> Executor<'c> for Scoped<'s, X> {
         self.executor.describe(sql)
     }
 }
+
+#[cfg(test)]
+mod tests;

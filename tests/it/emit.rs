@@ -250,31 +250,6 @@ async fn the_tables_hold_the_limits_for_sql_and_copy_too() {
     log.close().await;
 }
 
-#[tokio::test]
-async fn emitting_needs_no_privilege_but_insert_on_the_payload_columns() {
-    let log = TestLog::new().await;
-    let role = format!("emitter_{}", Uuid::now_v7().simple());
-    let grants = format!(
-        "create role {role}; grant usage on schema event_box to {role}; \
-         grant insert (id, topic, version, partition_key, payload, headers) on event_box.events to {role}; set role {role}"
-    );
-    let mut connection = log.pool.acquire().await.unwrap();
-    sqlx::raw_sql(sqlx::AssertSqlSafe(grants)).execute(&mut *connection).await.unwrap();
-    log.outbox.emit(&mut *connection, &noted("one")).await.unwrap();
-    log.outbox.clone().notify(false).emit(&mut *connection, &noted("quiet")).await.unwrap();
-    log.outbox.emit_all(&mut *connection, [&noted("all")]).await.unwrap();
-    log.outbox.copy(&mut connection, [&noted("copy")]).await.unwrap();
-    sqlx::query("select event_box.emit('t', '{\"text\": \"function\"}')").execute(&mut *connection).await.unwrap();
-    let error = sqlx::query("select * from event_box.events").execute(&mut *connection).await.unwrap_err();
-    assert_eq!(error.as_database_error().unwrap().code().unwrap(), "42501");
-    sqlx::raw_sql("reset role").execute(&mut *connection).await.unwrap();
-    let undo = format!("drop owned by {role}; drop role {role}");
-    sqlx::raw_sql(sqlx::AssertSqlSafe(undo)).execute(&mut *connection).await.unwrap();
-    drop(connection);
-    assert_eq!(texts(&log.pool).await, ["one", "quiet", "all", "copy", "function"]);
-    log.close().await;
-}
-
 /// The algorithm rests on it: a transaction has its xid before its first sequence. Where the sequence is exhausted `nextval` fails before
 /// it would assign one, so that an xid afterwards can only have come first.
 #[tokio::test]

@@ -1,24 +1,25 @@
 use std::process::Command;
 
 use event_box_tests::TestLog;
+use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
 /// Id, topic, version, key, payload, headers.
 type Row = (Uuid, String, i16, Option<String>, String, Option<String>);
 
+const ORDERS: &str = "create table orders (id bigint primary key, cents bigint not null)";
+
+/// The trigger of docs/sql.md as it stands there.
+fn documented_trigger() -> &'static str {
+    let (_, trigger) = include_str!("../../docs/sql.md").split_once("```sql\n").unwrap();
+    trigger.split_once("```").unwrap().0
+}
+
 #[tokio::test]
 async fn psql_and_a_trigger_emit() {
     let log = TestLog::new().await;
-    log.sql(
-        "create table orders (id bigint primary key, cents bigint not null);
-         create function announce_order() returns trigger language plpgsql as $$
-         begin
-             perform event_box.emit('orders.placed', row_to_json(new), new.id::text);
-             return null;
-         end $$;
-         create trigger announce after insert on orders for each row execute function announce_order()",
-    )
-    .await;
+    log.sql(ORDERS).await;
+    log.sql(documented_trigger()).await;
     let psql = Command::new("psql")
         .args(["-q", "-t", "-A", "-v", "ON_ERROR_STOP=1", "-d", log.url()])
         .args(["-c", r#"select event_box.emit('greeted', '{"who":  "world"}', 'k', '{"tenant":"acme"}', 3::smallint)"#])
@@ -69,5 +70,53 @@ async fn it_keeps_the_id_it_is_given_and_makes_ascending_ones() {
     let mut ascending = made.iter().map(|id| milliseconds(*id)).collect::<Vec<_>>();
     ascending.sort_unstable();
     assert_eq!(ascending, made.iter().map(|id| milliseconds(*id)).collect::<Vec<_>>());
+    log.close().await;
+}
+
+/// Changes an order to 2, then, while that is open, from elsewhere to 4, then to 3; answers what the log says of it, in its order.
+async fn announced(log: &TestLog, change: fn(i32) -> String) -> Vec<(String, i64)> {
+    let mut tx = log.pool.begin().await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(change(2))).execute(&mut *tx).await.unwrap();
+    let (pool, later) = (log.pool.clone(), change(4));
+    let waiting = tokio::spawn(async move { sqlx::raw_sql(AssertSqlSafe(later)).execute(&pool).await });
+    let waits = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+    log.wait_until(waits, 1).await;
+    sqlx::raw_sql(AssertSqlSafe(change(3))).execute(&mut *tx).await.unwrap();
+    tx.commit().await.unwrap();
+    waiting.await.unwrap().unwrap();
+    assert_eq!(log.number("select cents from orders").await, 4);
+    sqlx::query_as("select topic, (payload ->> 'cents')::bigint from event_box.events order by sequence")
+        .fetch_all(&log.pool)
+        .await
+        .unwrap()
+}
+
+fn upsert(cents: i32) -> String {
+    format!("insert into orders values (7, {cents}) on conflict (id) do update set cents = excluded.cents")
+}
+
+fn update(cents: i32) -> String {
+    format!("update orders set cents = {cents} where id = 7")
+}
+
+/// What docs/sql.md says of AFTER and BEFORE.
+#[tokio::test]
+async fn an_after_trigger_announces_changes_in_the_order_they_were_made() {
+    let (placed, changed) = (|cents| ("orders.placed".to_owned(), cents), |cents| ("orders.changed".to_owned(), cents));
+    let log = TestLog::new().await;
+    log.sql(ORDERS).await;
+    log.sql(documented_trigger()).await;
+    assert_eq!(announced(&log, upsert).await, [placed(2), changed(3), changed(4)]);
+    log.sql("truncate event_box.events").await;
+    assert_eq!(announced(&log, update).await, [changed(2), changed(3), changed(4)]);
+
+    log.sql("truncate event_box.events; truncate orders; drop trigger announce_order on orders").await;
+    let before = documented_trigger().replace("return null", "return new").replace(" after insert", " before insert");
+    let before = before.replace("create function", "create or replace function");
+    sqlx::raw_sql(AssertSqlSafe(before)).execute(&log.pool).await.unwrap();
+    let said = announced(&log, upsert).await;
+    let fourth = said.iter().position(|event| *event == placed(4)).expect("an insert that never was");
+    let third = said.iter().position(|event| *event == changed(3)).unwrap();
+    assert!(fourth < third, "a BEFORE trigger would do as well: {said:?}");
     log.close().await;
 }
