@@ -10,6 +10,8 @@ mod events;
 mod handlers;
 mod service;
 mod stopwatch;
+#[cfg(test)]
+mod tests;
 
 use std::{process::ExitCode, time::Duration};
 

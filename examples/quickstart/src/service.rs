@@ -35,7 +35,7 @@ pub(crate) struct NewOrder {
 }
 
 /// The order and its event are written in one transaction: a card that is declined afterwards undoes both.
-async fn place_order(State(app): State<App>, Json(new): Json<NewOrder>) -> Result<Response, Problem> {
+pub(crate) async fn place_order(State(app): State<App>, Json(new): Json<NewOrder>) -> Result<Response, Problem> {
     let order = OrderPlaced {
         order_id: Uuid::now_v7(),
         total_cents: i64::from(new.quantity) * price_cents(&new.sku),
@@ -79,7 +79,8 @@ fn declined(card: u64) -> bool {
 }
 
 /// Anything that went wrong, as a status and a line of text.
-struct Problem(String);
+#[derive(Debug)]
+pub(crate) struct Problem(String);
 
 impl<E: std::error::Error> From<E> for Problem {
     fn from(error: E) -> Self {
