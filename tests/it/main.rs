@@ -36,5 +36,6 @@ mod schemas;
 mod shutdown;
 mod sql_function;
 mod start_up;
+mod strangers;
 mod testing;
 mod trouble;
