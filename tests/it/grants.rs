@@ -269,6 +269,27 @@ async fn a_consuming_role_finds_what_kills() {
     log.close().await;
 }
 
+#[tokio::test]
+async fn a_pruning_role_can_do_that_and_nothing_else() {
+    let log = TestLog::new().await;
+    log.sql("create table effects (n bigint)").await;
+    log.outbox.emit_all(&log.pool, &[counted("k", 1), counted("rejected", 2)]).await.unwrap();
+    let _ = testing::drain(&consuming(&log.pool).build().unwrap()).await.unwrap();
+    let role = Role::new(&log).await.granted(&log, "A role that prunes.", "pruner").await;
+    let pruned = event_box::prune(&role.pool, Duration::ZERO).await.unwrap();
+    assert_eq!(pruned.events, 1, "the other is parked");
+    role.assert_refused(&[
+        "select event_box.emit('t', '{}')",
+        "update event_box.events set payload = '{}'",
+        "update event_box.cursors set position = 0",
+        "delete from event_box.parked",
+        "select from event_box.interventions",
+    ])
+    .await;
+    role.gone(&log).await;
+    log.close().await;
+}
+
 /// Everything that `ConsumerGroup` and `EventBox` offer for groups and events.
 #[tokio::test]
 async fn an_operating_role_can_do_that_and_nothing_else() {
