@@ -4,7 +4,7 @@ use super::Scheduler;
 use crate::{
     batch::{BatchError, Done, Unavailable},
     check::LogError,
-    error::is_missing_table,
+    error::{is_missing_privilege, is_missing_table},
     failure::chain,
     outage::{Outage, Probe},
     read::ReadError,
@@ -90,9 +90,7 @@ impl Scheduler {
 
     /// The database failed us. Backs off, or gives up where time will not mend it.
     pub(super) fn trouble(&mut self, partition: Option<i16>, error: sqlx::Error) -> Result<(), RunError> {
-        let code = error.as_database_error().and_then(|error| error.code());
-        // insufficient_privilege: a grant is missing.
-        let lasting = is_missing_table(&error) || code.is_some_and(|code| code == "42501");
+        let lasting = is_missing_table(&error) || is_missing_privilege(&error);
         if lasting || matches!(error, sqlx::Error::PoolClosed) {
             return Err(RunError::Log(LogError::from_database(error, self.shared.log.schema())));
         }
