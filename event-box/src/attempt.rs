@@ -1,4 +1,4 @@
-use std::sync::atomic::Ordering;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use sqlx::PgConnection;
 
@@ -80,8 +80,10 @@ impl Batch<'_> {
         let unavailable =
             |error| Fate::Unavailable(Unavailable { sequence, error, tried_before: tries.attempts > 0, alone: false });
         let fate = match failure {
-            // Without savepoints, an earlier event's failed statement that its handler did not tell of.
-            Failure::Retry(error) if savepoint.is_off() && is_in_failed_transaction(&*error) => {
+            // Without savepoints, an earlier event's failed statement that its handler did not tell of: whatever this one makes of it.
+            Failure::Retry(error) | Failure::Reject(error) | Failure::Unavailable(error)
+                if savepoint.is_off() && is_in_failed_transaction(&*error) =>
+            {
                 return Err(Halt::Hidden);
             }
             Failure::Retry(error) if progress.done.handled > 0 && is_conflict(&*error) => Fate::Conflict,
@@ -112,33 +114,57 @@ impl Batch<'_> {
         if self.assignment.suspect != Some(record.sequence) {
             return Fate::Unavailable(unavailable);
         }
-        let parking = self.policy.judge(record, tries, &Verdict::alone_unavailable(&unavailable.error));
+        let judged = self.alone_unavailable(record, tries, &unavailable);
+        if progress.doubted.is_some() {
+            return Fate::Parked(judged);
+        }
         progress.doubted = Some(Doubt { record: record.clone(), tries, unavailable });
-        Fate::Parked(parking)
+        // It is asked again: until then its key waits, whatever becomes of it.
+        Fate::Parked(Parking { dead: false, holds_key: false, due_in: Some(Duration::ZERO), ..judged })
+    }
+
+    fn alone_unavailable(&self, record: &Record, tries: Tries, unavailable: &Unavailable) -> Parking {
+        self.policy.judge(record, tries, &Verdict::alone_unavailable(&unavailable.error))
     }
 
     /// Another event has gone through: the suspect is asked once more, because what it depends on may just have come back.
     pub(crate) async fn ask_again(&self, connection: &mut PgConnection, progress: &mut Progress) -> Result<(), Halt> {
-        let Some(Doubt { record, tries, .. }) = progress.doubted.clone().filter(|_| progress.done.handled > 0) else {
-            return Ok(());
-        };
+        let doubted = progress.doubted.clone().filter(|_| progress.done.handled > 0);
+        let Some(Doubt { record, tries, unavailable }) = doubted else { return Ok(()) };
         let (sequence, key) = (record.sequence, record.partition_key.clone());
-        match self.attempt(connection, &record, tries, progress).await? {
+        if !std::mem::replace(&mut progress.asked_again, true) {
+            // What an earlier pass found out was its first answer.
+            progress.fates.remove(&sequence);
+        }
+        let fate = self.attempt(connection, &record, tries, progress).await?;
+        progress.parkings.retain(|parking| parking.sequence != sequence);
+        progress.done.failures.retain(|parking| parking.sequence != sequence);
+        let goes_on = match fate {
             Fate::Handled => {
                 progress.done.handled += 1;
-                progress.parkings.retain(|parking| parking.sequence != sequence);
-                progress.done.failures.retain(|parking| parking.sequence != sequence);
-                self.within(progress.savepoint.close(connection)).await?;
-                self.park(connection, progress).await?;
-                self.within(self.partition.clear(connection, &[sequence])).await?;
-                self.within(self.partition.promote(connection, key.as_slice())).await?;
+                true
             }
             Fate::Parked(parking) => {
-                progress.parkings.retain(|parking| parking.sequence != sequence);
-                progress.done.failures.retain(|parking| parking.sequence != sequence);
+                let goes_on = !parking.blocks();
                 progress.parkings.push(parking);
+                goes_on
             }
-            Fate::Unavailable(_) | Fate::Conflict => {}
+            Fate::Unavailable(_) | Fate::Conflict => {
+                let parking = self.alone_unavailable(&record, tries, &unavailable);
+                let goes_on = !parking.blocks();
+                progress.parkings.push(parking);
+                goes_on
+            }
+        };
+        let handled = !progress.parkings.iter().any(|parking| parking.sequence == sequence);
+        if goes_on {
+            // Those behind it are due, those of this batch too.
+            self.within(progress.savepoint.close(connection)).await?;
+            self.park(connection, progress).await?;
+            if handled {
+                self.within(self.partition.clear(connection, &[sequence])).await?;
+            }
+            self.within(self.partition.promote(connection, key.as_slice())).await?;
         }
         Ok(())
     }

@@ -88,7 +88,7 @@ pub(crate) struct Unavailable {
     pub(crate) error: String,
     /// It has failed before.
     pub(crate) tried_before: bool,
-    /// Beside it no other event was tried.
+    /// Beside it no other event went through or was told the same.
     pub(crate) alone: bool,
 }
 
@@ -172,7 +172,8 @@ impl Batch<'_> {
         let done = &mut progress.done;
         if let Some(doubt) = progress.doubted.take().filter(|_| done.handled == 0) {
             // Nothing else went through: it may be an outage after all.
-            let alone = self.ran.events.load(Ordering::Relaxed) <= 1;
+            // Those beside it that failed otherwise say nothing of the other side.
+            let alone = done.unavailable.is_none();
             let unavailable = Some(Unavailable { alone, ..doubt.unavailable });
             *done = Done { unavailable, more: true, ..Done::default() };
             advance = Advance::Nothing;
@@ -262,5 +263,7 @@ async fn execute(connection: &mut PgConnection, sql: &'static str) -> Result<(),
     Ok(())
 }
 
+#[cfg(test)]
+mod edges;
 #[cfg(test)]
 mod tests;

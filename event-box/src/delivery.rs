@@ -146,11 +146,11 @@ impl Batch<'_> {
     fn must_end(&self, progress: &Progress) -> bool {
         let limit = if progress.care.left > 0 { 1 } else { self.assignment.events };
         // A pass that goes over known ground again gets through it.
-        let late = progress.recalled == progress.fates.len() && progress.started.elapsed() >= self.policy.batch_time;
+        let late = progress.recalled >= progress.fates.len() && progress.started.elapsed() >= self.policy.batch_time;
         progress.closed
             || late
             || !progress.savepoint.has_room()
-            || self.ran.events.load(Ordering::Relaxed) >= limit
+            || self.ran.events.load(Ordering::Relaxed) + progress.recalled >= limit
             || self.shutdown.is_cancelled()
             || (progress.doubted.is_some() && progress.done.handled > 0)
     }

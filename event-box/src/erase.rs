@@ -119,6 +119,8 @@ impl LoggedEvent {
         let Some(erased) = erased else {
             // Somebody was first, while the cursors were waited for.
             let still_there = self.partition(&mut tx).await?.is_some();
+            // A claim that is rolled back looks like the death of whoever had it.
+            tx.commit().await?;
             return Ok(if still_there { Erasure::AlreadyErased } else { Erasure::NoSuchEvent });
         };
         let groups = sqlx::query_scalar!(

@@ -38,6 +38,8 @@ pub(crate) struct Progress {
     pub(crate) care: Care,
     /// The suspect said again that the other side is unavailable, and is parked for now.
     pub(crate) doubted: Option<Doubt>,
+    /// It has been asked again, in this pass or an earlier one.
+    pub(crate) asked_again: bool,
     /// What earlier passes found out.
     pub(crate) fates: HashMap<i64, Fate>,
     /// How many of them this pass has met.
@@ -58,6 +60,7 @@ impl Progress {
             paused: false,
             care,
             doubted: None,
+            asked_again: false,
             fates: HashMap::new(),
             recalled: 0,
             done: Done::default(),
@@ -69,7 +72,7 @@ impl Progress {
         let all_or_nothing = self.savepoint.is_off() && !savepoints;
         let mut fates = self.fates;
         fates.extend(known);
-        Self { fates, ..Self::new(self.started, self.care, all_or_nothing) }
+        Self { fates, asked_again: self.asked_again, ..Self::new(self.started, self.care, all_or_nothing) }
     }
 
     /// How many events are to go one a transaction after this batch: none once the culprit is named, or nothing is left.

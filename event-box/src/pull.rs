@@ -104,7 +104,8 @@ impl Pull {
     /// At most `limit` next events, all of one partition and in order; none where there is none now, or others hold what there is.
     ///
     /// The partition is the transaction's until it ends. What the transaction itself emitted is pulled after its commit. May be called
-    /// several times in one transaction; in an order of partitions of its own, so several such transactions may meet others' and pull less,
+    /// several times in one transaction, each time when the batch before has been dealt with: what is failed later cannot hold back what was
+    /// handed out already; in an order of partitions of its own, so several such transactions may meet others' and pull less,
     /// but never wait for each other.
     ///
     /// # Errors
@@ -184,13 +185,56 @@ impl Pull {
             };
             let wait = match within(self.policy.statement_timeout(), looked).await {
                 Ok(None) => return Err(self.removed()),
-                Ok(Some(look)) if !look.partitions.is_empty() => return Ok(()),
+                Ok(Some(look)) if !look.partitions.is_empty() => {
+                    let pullable = within(self.policy.statement_timeout(), self.pass_over(&look.partitions));
+                    match pullable.await {
+                        Ok(true) => return Ok(()),
+                        // Others hold what there is.
+                        Ok(false) => {
+                            tokio::time::sleep(Duration::from_millis(100)).await;
+                            continue;
+                        }
+                        Err(BatchError::Read(ReadError::Database(_))) => Duration::from_secs(1),
+                        Err(error) => return Err(self.refused(error)),
+                    }
+                }
                 Ok(Some(look)) => look.retry_in.unwrap_or(LOOK_ANYWAY).min(LOOK_ANYWAY),
                 Err(error) if crate::error::is_missing_table(&error) => return Err(self.database(error)),
                 Err(_) => Duration::from_secs(1),
             };
             let _ = tokio::time::timeout(wait, server.changed()).await;
         }
+    }
+
+    /// Moves the cursors over what is not to be pulled, in transactions of their own: a caller that is given nothing drops its transaction.
+    /// Answers whether there is something in a partition that nobody holds.
+    async fn pass_over(&self, partitions: &[i16]) -> Result<bool, BatchError> {
+        let mut held = Held::acquire(self.log.pool()).await?;
+        // The first payload says enough.
+        let policy = Policy { batch_bytes: 1, ..self.policy.clone() };
+        for &number in partitions {
+            let partition = Partition { schema: self.log.schema(), group: &self.group, number };
+            let collector = Collector::new(&self.topics);
+            let batch = Batch {
+                partition,
+                watch: None,
+                dispatch: &collector,
+                policy: &policy,
+                shutdown: &CancellationToken::new(),
+                assignment: &Assignment { rows: 1_000, events: 0, verdicts: Verdicts::new(), suspect: None },
+                ran: &Ran::default(),
+            };
+            let mut tx = held.connection()?.begin_with("begin isolation level read committed").await?;
+            let (opening, session) = open(&mut tx, partition).await?;
+            let done = batch.run(&mut tx, opening, &session).await?;
+            tx.commit().await?;
+            if done.is_some_and(|done| done.more) {
+                held.give_back();
+                return Ok(true);
+            }
+        }
+        held.give_back();
+        Ok(false)
     }
 
     /// Moves the bounds of every cursor that nobody holds, each in a transaction of its own: a caller that always emits before it pulls

@@ -136,11 +136,13 @@ impl PulledBatch {
         let failed = self.parking(&event, failure.into());
         let blocks = failed.blocks();
         let mut parkings = vec![failed];
+        let mut payloads = vec![String::from_utf8_lossy(event.payload()).into_owned()];
         if let (true, Some(key)) = (blocks, event.partition_key()) {
             let (behind, left) =
                 std::mem::take(&mut self.events).into_iter().partition(|later| later.partition_key() == Some(key));
             self.events = left;
             let behind: VecDeque<PulledEvent> = behind;
+            payloads.extend(behind.iter().map(|later| String::from_utf8_lossy(later.payload()).into_owned()));
             parkings.extend(
                 behind.iter().map(|later| Parking {
                     attempts: later.attempt.saturating_sub(1),
@@ -150,6 +152,19 @@ impl PulledBatch {
         }
         let partition = Partition { schema: &self.schema, group: &self.group, number: self.partition };
         partition.park(transaction, &parkings).await?;
+        // What a person had put in the place of a payload went with the row that the pull removed.
+        sqlx::query!(
+            r#"update event_box.parked as p set payload = n.payload::json
+               from unnest($3::bigint[], $4::text[]) as n (sequence, payload)
+               join event_box.events as e on e.partition = $2 and e.sequence = n.sequence
+               where p.group_name = $1 and p.partition = $2 and p.sequence = n.sequence and e.payload::text <> n.payload"#,
+            self.group,
+            self.partition,
+            &parkings.iter().map(|parking| parking.sequence).collect::<Vec<_>>(),
+            &payloads,
+        )
+        .execute(self.schema.over(&mut *transaction))
+        .await?;
         crate::report::report(&self.group, &parkings[..1], None, std::time::Duration::ZERO).await;
         Ok(())
     }

@@ -90,6 +90,10 @@ impl Scheduler {
         }
         let now = Instant::now();
         self.look_at = now + look.retry_in.map_or(LOOK_ANYWAY, |wait| wait.min(LOOK_ANYWAY));
+        if poll.is_none() {
+            // Nothing to compare with: the next poll counts as a move, also where it has come already.
+            self.last_value = None;
+        }
         self.settled = if look.partitions.is_empty() { poll } else { None };
         for partition in look.partitions {
             self.ready.push(partition);

@@ -24,6 +24,13 @@ impl Scheduler {
         let mut more = false;
         let probed = self.probing.take_if(|probing| *probing == partition).is_some();
         match result {
+            // Another process works on it, or may have died of it: looking again at once would spin.
+            Ok(None | Some(Done { waits: true, .. })) => {
+                self.look_at = self.look_at.min(Instant::now() + self.poll_interval);
+                if probed {
+                    self.trouble.back_off(Some(partition));
+                }
+            }
             Ok(Some(done)) => {
                 if let Some(verdicts) = self.verdicts.get_mut(&partition) {
                     verdicts.retain(|sequence, _| done.more && !done.judged.contains(sequence));
@@ -35,20 +42,10 @@ impl Scheduler {
                 self.limit =
                     if done.out_of_savepoints { MAX_SAVEPOINTS as usize } else { self.shared.policy.batch_size };
                 more = done.more;
-                if done.waits {
-                    self.look_at = self.look_at.min(Instant::now() + self.poll_interval);
-                }
                 match &done.unavailable {
                     Some(unavailable) => self.unavailable(partition, probed, unavailable.clone()),
                     None if probed => self.probed(partition, &done),
                     None => self.delivered(partition),
-                }
-            }
-            // Another process works on it: looking again at once would spin.
-            Ok(None) => {
-                self.look_at = self.look_at.min(Instant::now() + self.poll_interval);
-                if probed {
-                    self.trouble.back_off(Some(partition));
                 }
             }
             Err(BatchError::Verdict { sequence, verdict }) => {
