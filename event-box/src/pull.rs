@@ -108,6 +108,9 @@ impl Pull {
     /// handed out already; in an order of partitions of its own, so several such transactions may meet others' and pull less,
     /// but never wait for each other.
     ///
+    /// Not to be cut off: where a time-out or `select!` drops this call before it has answered, drop the transaction too. Its cursor may have
+    /// moved over events that nobody was given.
+    ///
     /// # Errors
     /// [`PullError::Isolation`] outside of READ COMMITTED; where the group was removed or runs in another mode, the log is not one that
     /// events can be delivered from, or the database refuses. The transaction is then to be dropped.

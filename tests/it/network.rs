@@ -86,7 +86,8 @@ async fn note(event: Counted, cx: &mut Context<'_, &'static str>) -> Result<(), 
 }
 
 fn start(pool: &PgPool, member: &'static str) -> Running {
-    let builder = Consumer::builder(pool, "g").state(member).on(note);
+    // Without the first pruning, whose lock would be held until the server notices.
+    let builder = Consumer::builder(pool, "g").state(member).on(note).retention(None);
     Running::start(builder.handler_timeout(Duration::from_secs(1)).build().unwrap())
 }
 

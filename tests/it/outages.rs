@@ -44,11 +44,17 @@ async fn poison_is_found(same_partition: bool) {
     sqlx::raw_sql(Seen::TABLE).execute(&log.pool).await.unwrap();
     let neighbours = keys_beside(&log, "poison", same_partition).await;
     emit(&log, &["poison".to_owned()], 3).await;
-    emit(&log, &neighbours, 4).await;
     let calls = Arc::new(AtomicUsize::new(0));
     let consumer = Consumer::builder(&log.pool, "g").state(calls.clone()).on(poison);
     let consumer = consumer.backoff(Backoff::fixed(Duration::from_secs(20))).build().unwrap();
     let running = Running::start(consumer);
+    // Once the outage is known, so that there is something to compare with.
+    let deadline = tokio::time::Instant::now() + event_box_tests::PATIENCE;
+    while calls.load(Ordering::Relaxed) == 0 {
+        assert!(tokio::time::Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    emit(&log, &neighbours, 4).await;
     wait_until_seen(&log.pool, "g", 20).await;
     log.wait_until("select count(*) from event_box.parked where reason = 'failed'", 1).await;
     running.stop().await.unwrap();
