@@ -264,6 +264,4 @@ async fn execute(connection: &mut PgConnection, sql: &'static str) -> Result<(),
 }
 
 #[cfg(test)]
-mod edges;
-#[cfg(test)]
 mod tests;

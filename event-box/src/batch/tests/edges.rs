@@ -6,7 +6,7 @@ use futures_core::future::BoxFuture;
 use sqlx::Connection;
 use tokio::time::Instant;
 
-use super::*;
+use super::super::*;
 use crate::{
     BoxError, Consumer, Context, Event, EventBox, Failure, Outbox, PullBuilder,
     claim::open,
