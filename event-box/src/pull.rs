@@ -16,7 +16,6 @@ use crate::{
     check::LogError,
     claim::{Partition, open},
     collector::Collector,
-    cursor::Advance,
     deadline::within,
     event_box::EventBox,
     look::{look, look_within},
@@ -42,7 +41,8 @@ const LOOK_ANYWAY: Duration = Duration::from_secs(30);
 ///
 /// For loops of one's own, such as a forwarder to something that is not a database. Handlers of a [`Consumer`](crate::Consumer) need none
 /// of this. Several pullers of one group, in any number of processes, share its work; events of one key are given to one at a time, in
-/// order, and stay with its transaction until that ends.
+/// order, and stay with its transaction until that ends. A group is either pulled or consumed: a consumer would take a pull that is dropped
+/// for a process that died, and go slowly for a while.
 ///
 /// ```no_run
 /// # use event_box::{BoxError, Event, PullBuilder, PulledEvent};
@@ -120,6 +120,10 @@ impl Pull {
         if limit == 0 {
             return Ok(pulled);
         }
+        if self.bound.load(Ordering::Relaxed) >= BOUND_PULLS {
+            self.bound.store(0, Ordering::Relaxed);
+            self.tidy().await;
+        }
         let mut looked = false;
         loop {
             let next = self.ready().pop_front();
@@ -158,8 +162,8 @@ impl Pull {
             if done.is_some_and(|done| done.more) {
                 self.ready().push_back(number);
             }
-            if opening.bound && self.bound.fetch_add(1, Ordering::Relaxed) % BOUND_PULLS == BOUND_PULLS - 1 {
-                self.tidy().await;
+            if opening.bound {
+                self.bound.fetch_add(1, Ordering::Relaxed);
             }
             let collected = collector.into_collected();
             if !collected.is_empty() {
@@ -189,12 +193,11 @@ impl Pull {
             let wait = match within(self.policy.statement_timeout(), looked).await {
                 Ok(None) => return Err(self.removed()),
                 Ok(Some(look)) if !look.partitions.is_empty() => {
-                    let pullable = within(self.policy.statement_timeout(), self.pass_over(&look.partitions));
-                    match pullable.await {
+                    match self.pass_over_any(&look.partitions).await {
                         Ok(true) => return Ok(()),
                         // Others hold what there is.
                         Ok(false) => {
-                            tokio::time::sleep(Duration::from_millis(100)).await;
+                            tokio::time::sleep(POLL_INTERVAL).await;
                             continue;
                         }
                         Err(BatchError::Read(ReadError::Database(_))) => Duration::from_secs(1),
@@ -209,29 +212,11 @@ impl Pull {
         }
     }
 
-    /// Moves the cursors over what is not to be pulled, in transactions of their own: a caller that is given nothing drops its transaction.
-    /// Answers whether there is something in a partition that nobody holds.
-    async fn pass_over(&self, partitions: &[i16]) -> Result<bool, BatchError> {
+    /// Answers whether there is something to pull in one of the partitions that nobody holds.
+    async fn pass_over_any(&self, partitions: &[i16]) -> Result<bool, BatchError> {
         let mut held = Held::acquire(self.log.pool()).await?;
-        // The first payload says enough.
-        let policy = Policy { batch_bytes: 1, ..self.policy.clone() };
         for &number in partitions {
-            let partition = Partition { schema: self.log.schema(), group: &self.group, number };
-            let collector = Collector::new(&self.topics);
-            let batch = Batch {
-                partition,
-                watch: None,
-                dispatch: &collector,
-                policy: &policy,
-                shutdown: &CancellationToken::new(),
-                assignment: &Assignment { rows: 1_000, events: 0, verdicts: Verdicts::new(), suspect: None },
-                ran: &Ran::default(),
-            };
-            let mut tx = held.connection()?.begin_with("begin isolation level read committed").await?;
-            let (opening, session) = open(&mut tx, partition).await?;
-            let done = batch.run(&mut tx, opening, &session).await?;
-            tx.commit().await?;
-            if done.is_some_and(|done| done.more) {
+            if self.pass_over(held.connection()?, number, 1_000).await? {
                 held.give_back();
                 return Ok(true);
             }
@@ -240,32 +225,44 @@ impl Pull {
         Ok(false)
     }
 
-    /// Moves the bounds of every cursor that nobody holds, each in a transaction of its own: a caller that always emits before it pulls
-    /// never could. Without it the looks of such a group would walk over more and more of the log.
+    /// Moves the bounds of every cursor that nobody holds: a caller that always emits before it pulls never could, and the looks of such a
+    /// group would walk over more and more of the log.
     async fn tidy(&self) {
-        let Some(mut connection) = self.log.pool().try_acquire() else { return };
+        // The caller's own connection may be the pool's only one.
+        let Some(mut held) = Held::try_acquire(self.log.pool()) else { return };
         for number in 0..64 {
-            let partition = Partition { schema: self.log.schema(), group: &self.group, number };
-            let tidied = async {
-                let mut tx = connection.begin_with("begin isolation level read committed").await?;
-                let (opening, session) = open(&mut tx, partition).await?;
-                let Some(claim) = partition.claim(&mut tx).await? else {
-                    return tx.commit().await.map_err(BatchError::from);
-                };
-                let page = partition.read(&mut tx, &claim.cursor, &session, &self.topics, 1, 1).await?;
-                let next = page.rows.first().map(|row| row.sequence);
-                let advance = claim.cursor.advance(&page.seen, page.own_xid, opening, None, next);
-                if !matches!(advance, Advance::Nothing) {
-                    partition.advance(&mut tx, &advance, claim.careful).await?;
-                }
-                Ok(tx.commit().await?)
-            };
-            if let Err(error) = within(self.policy.statement_timeout(), tidied).await {
-                tracing::debug!(group = self.group, error = %error, "a cursor's bounds could not be moved, it is tried again later");
-                connection.close_on_drop();
+            let tidied = async { self.pass_over(held.connection()?, number, 1).await };
+            if let Err(error) = tidied.await {
+                tracing::debug!(group = self.group, %error, "a cursor's bounds could not be moved, it is tried again later");
                 return;
             }
         }
+        held.give_back();
+    }
+
+    /// A batch that hands out nothing, in a transaction of its own: its cursor moves over what is not to be pulled, which a caller who is
+    /// given nothing and drops its transaction would undo. Answers whether there is something to pull.
+    async fn pass_over(&self, connection: &mut PgConnection, number: i16, rows: usize) -> Result<bool, BatchError> {
+        let partition = Partition { schema: self.log.schema(), group: &self.group, number };
+        let collector = Collector::new(&self.topics);
+        let batch = Batch {
+            partition,
+            watch: None,
+            dispatch: &collector,
+            // The first payload says enough.
+            policy: &Policy { batch_bytes: 1, ..self.policy.clone() },
+            shutdown: &CancellationToken::new(),
+            assignment: &Assignment { rows, events: 0, verdicts: Verdicts::new(), suspect: None },
+            ran: &Ran::default(),
+        };
+        let passed = async {
+            let mut tx = connection.begin_with("begin isolation level read committed").await?;
+            let (opening, session) = open(&mut tx, partition).await?;
+            let done = batch.run(&mut tx, opening, &session).await?;
+            tx.commit().await?;
+            Ok(done.is_some_and(|done| done.more))
+        };
+        within(self.policy.statement_timeout(), passed).await
     }
 
     fn ready(&self) -> std::sync::MutexGuard<'_, VecDeque<i16>> {
@@ -298,3 +295,6 @@ impl fmt::Debug for Pull {
         f.debug_struct("Pull").field("group", &self.group).field("topics", &self.topics).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,7 @@
 mod idle;
 mod outcome;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{HashMap, HashSet},

@@ -40,6 +40,11 @@ impl Held {
         Ok(Self(Some(pool.acquire().await?)))
     }
 
+    /// `None` where none is free.
+    pub(crate) fn try_acquire(pool: &PgPool) -> Option<Self> {
+        Some(Self(Some(pool.try_acquire()?)))
+    }
+
     pub(crate) fn connection(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
         self.0.as_deref_mut().ok_or(sqlx::Error::PoolClosed)
     }

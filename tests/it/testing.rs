@@ -145,3 +145,23 @@ async fn a_drain_finds_what_costs_a_batch_its_connection() {
     assert_eq!(log.number("select sum(n)::bigint from effects").await, 1 + 3);
     log.close().await;
 }
+
+/// It would never come to an end.
+#[tokio::test]
+async fn a_drain_leaves_what_is_always_snoozed() {
+    let log = TestLog::new().await;
+    let consumer = Consumer::builder(&log.pool, "g")
+        .on(async |event: Counted, _: &mut Context<'_>| match event.n {
+            1 => Err(Failure::Snooze(Duration::from_secs(3600))),
+            _ => Ok(()),
+        })
+        .build()
+        .unwrap();
+    for (key, n) in [("a", 1), ("b", 2)] {
+        log.outbox.emit(&log.pool, &counted(key, n)).await.unwrap();
+    }
+    let drained = testing::drain(&consumer).await.unwrap();
+    assert_eq!((drained.handled, drained.failures.len()), (1, 0));
+    assert_eq!(log.number("select count(*) from event_box.parked where reason = 'snoozed'").await, 1);
+    log.close().await;
+}

@@ -29,10 +29,14 @@ pub struct Drained {
     pub unavailable: Option<String>,
 }
 
+/// So often in a row may nothing come of what is tried.
+const IDLE_ROUNDS: usize = 100;
+
 /// Delivers to the consumer's group until there is nothing left to do, what its handlers emit included, in this task and one batch after
 /// another. Failed and snoozed events come again at once: no real time passes, however long their backoff, until they are handled or dead.
 ///
-/// The group is made where it does not exist. Only committed events are seen.
+/// The group is made where it does not exist. Only committed events are seen. Events whose handlers snooze them a hundred times in a row,
+/// while nothing else happens, are left.
 ///
 /// # Errors
 /// As [`Consumer::run`], and where the database fails.
@@ -51,7 +55,9 @@ pub async fn drain(consumer: &Consumer) -> Result<Drained, RunError> {
     let mut drained = Drained { handled: 0, failures: Vec::new(), dead_letters: Vec::new(), unavailable: None };
     let mut tries: HashMap<i16, Tries> = HashMap::new();
     let database = |error| RunError::Log(LogError::from_database(error, log.schema()));
-    loop {
+    let mut idle = 0;
+    while idle < IDLE_ROUNDS {
+        let before = (drained.handled, drained.failures.len());
         hurry(&shared).await.map_err(database)?;
         let (_, look) = shared.look(None).await;
         let look = look.map_err(database)?.ok_or_else(|| RunError::GroupRemoved { group: group.clone() })?;
@@ -65,7 +71,9 @@ pub async fn drain(consumer: &Consumer) -> Result<Drained, RunError> {
                 return Ok(drained);
             }
         }
+        idle = if before == (drained.handled, drained.failures.len()) { idle + 1 } else { 0 };
     }
+    Ok(drained)
 }
 
 /// What earlier tries at a partition's batch have found out.
