@@ -48,14 +48,18 @@ pub(crate) async fn open(
                   current_setting('jit') as "jit!",
                   current_setting('plan_cache_mode') as "plan_cache_mode!",
                   current_setting('transaction_isolation') as "isolation!",
-                  (select case when xid between 3 and next - 1 then
+                  (select case when low >= 3 and xid between 3 and next - 1 then
                               case when pg_xact_status(xid::text::xid8) = 'aborted' then xid end
                           end
                    from (
-                       select next, next - ((next - xmax::text::bigint) & 4294967295) as xid
-                       from event_box.cursors,
-                            lateral (select pg_snapshot_xmax(pg_current_snapshot())::text::bigint as next) as snapshot
-                       where group_name = $1 and partition = $2 and xmax <> '0'
+                       select low, next, next - ((next - low) & 4294967295) as xid
+                       from (
+                           -- Read once (`offset 0`): the server takes xmax from the page, where another may write it meanwhile.
+                           select xmax::text::bigint as low, next
+                           from event_box.cursors,
+                                lateral (select pg_snapshot_xmax(pg_current_snapshot())::text::bigint as next) as snapshot
+                           where group_name = $1 and partition = $2 offset 0
+                       ) as cursor offset 0
                    ) as last) as aborted
            from event_box.events_sequence_seq"#,
         partition.group,

@@ -15,6 +15,15 @@ pub(crate) struct Look {
     pub(crate) retry_in: Option<Duration>,
 }
 
+/// Planning takes three times as long as the generic plan does, and where the bounds of late rows are wide the planner is tempted to fetch
+/// and sort all of them for the first hundred.
+macro_rules! settings {
+    () => {
+        "set local plan_cache_mode = force_generic_plan; set local jit = off; set local enable_bitmapscan = off; \
+         set local statement_timeout = 30000"
+    };
+}
+
 /// Asks which partitions of the group have work; `None` where there is no such group. Takes no lock and no xid.
 pub(crate) async fn look(
     connection: &mut PgConnection,
@@ -22,17 +31,27 @@ pub(crate) async fn look(
     group: &str,
     topics: &[String],
 ) -> Result<Option<Look>, sqlx::Error> {
-    // Planning takes three times as long as the generic plan does.
-    let begin = "begin isolation level read committed read only; set local plan_cache_mode = force_generic_plan; set local jit = off; \
-                 set local statement_timeout = 30000";
-    let mut tx = connection.begin_with(begin).await?;
-    let look = look_within(&mut tx, schema, group, topics).await?;
+    let mut tx =
+        connection.begin_with(concat!("begin isolation level read committed read only; ", settings!())).await?;
+    let look = ask(&mut tx, schema, group, topics).await?;
     tx.commit().await?;
     Ok(look)
 }
 
-/// The same in a transaction that is open already.
+/// The same in a transaction that is open already, whose own settings come back.
 pub(crate) async fn look_within(
+    connection: &mut PgConnection,
+    schema: &Schema,
+    group: &str,
+    topics: &[String],
+) -> Result<Option<Look>, sqlx::Error> {
+    sqlx::raw_sql(concat!("savepoint event_box_look; ", settings!())).execute(&mut *connection).await?;
+    let look = ask(connection, schema, group, topics).await?;
+    sqlx::raw_sql("rollback to savepoint event_box_look; release savepoint event_box_look").execute(connection).await?;
+    Ok(look)
+}
+
+async fn ask(
     connection: &mut PgConnection,
     schema: &Schema,
     group: &str,

@@ -26,6 +26,14 @@ async fn million() -> TestLog {
     }
     sqlx::raw_sql("vacuum analyze event_box.events").execute(&log.pool).await.unwrap();
     log.group("now", Start::Now).await;
+    // As where a transaction was open when the group began, and has ended since: late rows may lie anywhere.
+    log.group("wide", Start::Now).await;
+    let open = "update event_box.cursors set floors = array[0],
+                    snapshot = (pg_snapshot_xmax(snapshot)::text || ':' || (pg_snapshot_xmax(snapshot)::text::bigint + 1) || ':' ||
+                                pg_snapshot_xmax(snapshot)::text)::pg_snapshot
+                where group_name = 'wide'";
+    sqlx::raw_sql(open).execute(&log.pool).await.unwrap();
+    sqlx::raw_sql("select pg_current_xact_id()").execute(&log.pool).await.unwrap();
     log
 }
 
@@ -120,14 +128,16 @@ async fn every_long_query_is_an_index_range_on_a_million_rows() {
         assert!(parked.len() > 3 && executed.len() == 1, "{parked:#?}");
         assert!(executed[0].contains("Index Only Scan using parked_key"), "{executed:?}");
 
-        for group in ["now", "begins"] {
+        // As a look sets it.
+        sqlx::raw_sql("set enable_bitmapscan = off").execute(&mut *connection).await.unwrap();
+        for group in ["now", "begins", "wide"] {
             let plan = plan(&mut connection, mode, "text, text[]", LOOK, &format!("'{group}', {topics}")).await;
             assert!(!plan.contains("Seq Scan on events"), "{plan}");
             println!("{mode}: look, group {group}: {} ms, {} pages", milliseconds(&plan), pages(&plan));
-            assert!(pages(&plan) < 64 * 30, "{} pages\n{plan}", pages(&plan));
+            // A hundred rows a partition, where a transaction that was open when the group began has ended since.
+            assert!(pages(&plan) < 64 * 130, "{} pages\n{plan}", pages(&plan));
         }
 
-        sqlx::raw_sql("set enable_bitmapscan = off").execute(&mut *connection).await.unwrap();
         for (group, most) in [("now", 64 * 30), ("begins", 64 * 10_100)] {
             let plan = plan(&mut connection, mode, "text", HEALTH, &format!("'{group}'")).await;
             assert_index_ranges(&plan);
@@ -154,9 +164,10 @@ async fn every_long_query_is_an_index_range_on_a_million_rows() {
     sqlx::query(park).execute(&mut *connection).await.unwrap();
     sqlx::raw_sql("analyze event_box.parked").execute(&mut *connection).await.unwrap();
     for mode in MODES {
+        sqlx::raw_sql("set enable_bitmapscan = off").execute(&mut *connection).await.unwrap();
         let look = plan(&mut connection, mode, "text, text[]", LOOK, &format!("'now', {topics}")).await;
         println!("{mode}: look, 200,000 without a handler: {} ms, {} pages", milliseconds(&look), pages(&look));
-        assert!(pages(&look) < 64 * 30, "{look}");
+        assert!(pages(&look) < 64 * 130, "{look}");
     }
     drop(connection);
     log.close().await;

@@ -169,11 +169,11 @@ impl Scheduler {
     }
 }
 
-/// The server as a whole cannot be reached, or is starting up, shutting down or full.
+/// The server as a whole cannot be reached, is starting up, shutting down, full or read-only.
 fn is_connection_trouble(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Database(error) => {
-            error.code().is_some_and(|code| ["08", "57P", "53"].iter().any(|class| code.starts_with(class)))
+            error.code().is_some_and(|code| ["08", "25006", "57P", "53"].iter().any(|class| code.starts_with(class)))
         }
         _ => true,
     }
