@@ -1,15 +1,19 @@
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use sqlx::PgConnection;
 
 use crate::{
     batch::{Batch, BatchError, Halt, Unavailable},
-    context::Delivery,
+    error::BoxError,
     failure::{Failure, chain, is_conflict, is_in_failed_transaction, is_outage},
     parked::{Parking, Reason, Tries},
     progress::{Doubt, Progress},
     record::Record,
     verdict::{Charge, Verdict},
+    work::{Answer, Work},
 };
 
 /// What became of one event.
@@ -27,7 +31,7 @@ impl Batch<'_> {
     pub(crate) async fn attempt(
         &self,
         connection: &mut PgConnection,
-        record: &Record,
+        record: &Arc<Record>,
         tries: Tries,
         progress: &mut Progress,
     ) -> Result<Fate, Halt> {
@@ -50,22 +54,24 @@ impl Batch<'_> {
         }
         self.ran.events.fetch_add(1, Ordering::Relaxed);
         self.ran.last.store(sequence, Ordering::Relaxed);
-        let savepoint = &mut progress.savepoint;
-        let delivery = Delivery {
+        let (savepoint, mut answer) = (&mut progress.savepoint, Answer::default());
+        let work = Work {
             connection,
             savepoint,
-            record,
+            records: std::slice::from_ref(record),
             group: self.partition.group,
             attempt: tries.attempts.saturating_add(1),
+            answer: &mut answer,
         };
         let timeout = self.policy.handler_timeout;
-        let Ok(result) = tokio::time::timeout(timeout, self.dispatch.deliver(delivery)).await else {
+        let Ok(result) = tokio::time::timeout(timeout, self.dispatch.deliver(work)).await else {
             return Err(BatchError::Verdict { sequence, verdict: Verdict::timed_out(timeout) }.into());
         };
         let judged = |error: sqlx::Error| match Verdict::on_ended_transaction(&error) {
             Some(verdict) => BatchError::Verdict { sequence, verdict },
             None => error.into(),
         };
+        let result = result.and_then(|()| answer.failed.pop().map_or(Ok(()), |failed| Err(failed.failure)));
         let failure = match result {
             Ok(()) => match self.within(savepoint.keep(connection)).await {
                 Ok(()) => return Ok(Fate::Handled),
@@ -74,42 +80,42 @@ impl Batch<'_> {
             Err(failure) => failure,
         };
         if savepoint.is_lost() {
-            // The event is not to blame for what it was told.
-            return Err(sqlx::Error::Io(std::io::ErrorKind::ConnectionAborted.into()).into());
+            return Err(connection_lost().into());
         }
-        let unavailable =
-            |error| Fate::Unavailable(Unavailable { sequence, error, tried_before: tries.attempts > 0, alone: false });
-        let fate = match failure {
-            // Without savepoints, an earlier event's failed statement that its handler did not tell of: whatever this one makes of it.
-            Failure::Retry(error) | Failure::Reject(error) | Failure::Unavailable(error)
-                if savepoint.is_off() && is_in_failed_transaction(&*error) =>
-            {
-                return Err(Halt::Hidden);
-            }
-            Failure::Retry(error) if progress.done.handled > 0 && is_conflict(&*error) => Fate::Conflict,
-            Failure::Retry(error) if is_outage(&*error) => unavailable(chain(&*error)),
-            Failure::Retry(error) => Fate::Parked(self.policy.judge(record, tries, &verdict(&*error, Charge::Attempt))),
-            Failure::Reject(error) => {
-                Fate::Parked(self.policy.judge(record, tries, &verdict(&*error, Charge::Rejection)))
-            }
-            Failure::Unavailable(error) => unavailable(chain(&*error)),
-            Failure::Snooze(wait) => Fate::Parked(Parking {
-                reason: Reason::Snoozed,
-                attempts: tries.attempts,
-                deaths: tries.deaths,
-                due_in: Some(wait),
-                ..Parking::waiting(record)
-            }),
-        };
+        // Without savepoints, an earlier event's failed statement that its handler did not tell of: whatever this one makes of it.
+        if let Failure::Retry(error) | Failure::Reject(error) | Failure::Unavailable(error) = &failure
+            && savepoint.is_off()
+            && is_in_failed_transaction(&**error)
+        {
+            return Err(Halt::Hidden);
+        }
+        let fate = self.failed(record, tries, failure, progress.done.handled > 0);
         if savepoint.cannot_undo() {
-            return Err(Halt::Again { sequence, fate });
+            return Err(Halt::Again(vec![(sequence, fate)]));
         }
         self.within(savepoint.undo(connection)).await.map_err(judged)?;
         Ok(self.doubt(record, tries, fate, progress))
     }
 
+    /// What becomes of an event whose handler failed.
+    pub(crate) fn failed(&self, record: &Record, tries: Tries, failure: Failure, after_others: bool) -> Fate {
+        let unavailable = |error| {
+            let (sequence, tried_before) = (record.sequence, tries.attempts > 0);
+            Fate::Unavailable(Unavailable { sequence, error, tried_before, alone: false })
+        };
+        let judge = |error: BoxError, charge| Fate::Parked(self.policy.judge(record, tries, &verdict(&*error, charge)));
+        match failure {
+            Failure::Retry(error) if after_others && is_conflict(&*error) => Fate::Conflict,
+            Failure::Retry(error) if is_outage(&*error) => unavailable(chain(&*error)),
+            Failure::Retry(error) => judge(error, Charge::Attempt),
+            Failure::Reject(error) => judge(error, Charge::Rejection),
+            Failure::Unavailable(error) => unavailable(chain(&*error)),
+            Failure::Snooze(wait) => Fate::Parked(Parking::snoozed(record, tries, wait)),
+        }
+    }
+
     /// The suspect of an outage is parked for now, so that one of another key can be tried.
-    fn doubt(&self, record: &Record, tries: Tries, fate: Fate, progress: &mut Progress) -> Fate {
+    fn doubt(&self, record: &Arc<Record>, tries: Tries, fate: Fate, progress: &mut Progress) -> Fate {
         let Fate::Unavailable(unavailable) = fate else { return fate };
         if self.assignment.suspect != Some(record.sequence) {
             return Fate::Unavailable(unavailable);
@@ -186,8 +192,13 @@ fn verdict(error: &(dyn std::error::Error + 'static), charge: Charge) -> Verdict
     Verdict { error: chain(error), charge }
 }
 
+/// The event is not to blame for what it was told.
+pub(crate) fn connection_lost() -> sqlx::Error {
+    sqlx::Error::Io(std::io::ErrorKind::ConnectionAborted.into())
+}
+
 /// A handler that answered `Ok` though one of its statements had failed: the transaction is aborted, nothing after that was written.
-fn swallowed(error: sqlx::Error) -> Result<Failure, sqlx::Error> {
+pub(crate) fn swallowed(error: sqlx::Error) -> Result<Failure, sqlx::Error> {
     if !is_in_failed_transaction(&error) {
         return Err(error);
     }

@@ -1,4 +1,7 @@
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::{
+    sync::atomic::{AtomicI64, AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use sqlx::{PgConnection, PgPool};
 use tokio::time::Instant;
@@ -99,6 +102,9 @@ pub(crate) enum BatchError {
     /// The connection is in an unknown state and must be dropped; the rest of the batch is delivered again.
     #[error("event {sequence}: {}", verdict.error)]
     Verdict { sequence: i64, verdict: Verdict },
+    /// A batch handler took too long for several events; the connection must be dropped.
+    #[error("the batch handler took longer than its time-out of {timeout:?} for {events} events")]
+    RunTimedOut { events: usize, timeout: Duration },
     /// The server refused what the batch as a whole had written, at its commit at the latest: one of several events is to blame.
     #[error("the batch was refused")]
     Refused(#[source] sqlx::Error),
@@ -113,11 +119,8 @@ impl From<sqlx::Error> for BatchError {
 /// Why a pass over the batch's events ends without a result.
 pub(crate) enum Halt {
     Failed(BatchError),
-    /// An event failed whose writes only the batch's own undoing undoes: again, with its fate known.
-    Again {
-        sequence: i64,
-        fate: Fate,
-    },
+    /// Events failed, and only undoing the batch undoes what was written: again, with their fates known.
+    Again(Vec<(i64, Fate)>),
     /// The transaction is aborted and nobody said so: again, with savepoints that find the culprit.
     Hidden,
 }
@@ -146,7 +149,8 @@ impl Batch<'_> {
             return Ok(Some(Done { waits: true, ..Done::default() }));
         }
         let mut progress = Progress::new(Instant::now(), care, self.policy.mode == Mode::AllOrNothing);
-        let undoable = progress.savepoint.is_off() || self.assignment.suspect.is_some();
+        let undoable =
+            progress.savepoint.is_off() || self.assignment.suspect.is_some() || self.dispatch.has_batch_handlers();
         if undoable {
             self.within(execute(connection, "savepoint event_box_batch")).await?;
         }
@@ -160,11 +164,11 @@ impl Batch<'_> {
                 Err(Halt::Failed(BatchError::Read(ReadError::Database(error))))
                     if progress.savepoint.is_off() && is_in_failed_transaction(&error) =>
                 {
-                    (None, true)
+                    (Vec::new(), true)
                 }
                 Err(Halt::Failed(error)) => return Err(error),
-                Err(Halt::Again { sequence, fate }) => (Some((sequence, fate)), false),
-                Err(Halt::Hidden) => (None, true),
+                Err(Halt::Again(known)) => (known, false),
+                Err(Halt::Hidden) => (Vec::new(), true),
             };
             self.within(execute(connection, UNDO)).await?;
             progress = progress.again(known, savepoints);

@@ -86,12 +86,12 @@ mod tests {
         Event, EventBox, Failure, Outbox,
         batch::{Assignment, Done, Ran},
         claim::{Partition, open},
-        context::Delivery,
         group::Start,
         policy::Policy,
         process::Process,
         router::Dispatch,
         test_log::{Counted, TestLog},
+        work::Work,
     };
 
     struct Ignore(Vec<String>);
@@ -101,7 +101,7 @@ mod tests {
             &self.0
         }
 
-        fn deliver<'a>(&'a self, _: Delivery<'a>) -> BoxFuture<'a, Result<(), Failure>> {
+        fn deliver<'a>(&'a self, _: Work<'a>) -> BoxFuture<'a, Result<(), Failure>> {
             Box::pin(std::future::ready(Ok(())))
         }
     }

@@ -1,13 +1,13 @@
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_core::future::BoxFuture;
 
-use crate::{context::Delivery, failure::Failure, record::Record, router::Dispatch};
+use crate::{failure::Failure, record::Record, router::Dispatch, work::Work};
 
 /// Takes what a batch delivers, for whoever pulls: the event, and which attempt this is.
 pub(crate) struct Collector<'t> {
     topics: &'t [String],
-    collected: Mutex<Vec<(Record, u32)>>,
+    collected: Mutex<Vec<(Arc<Record>, u32)>>,
 }
 
 impl<'t> Collector<'t> {
@@ -15,7 +15,7 @@ impl<'t> Collector<'t> {
         Self { topics, collected: Mutex::default() }
     }
 
-    pub(crate) fn into_collected(self) -> Vec<(Record, u32)> {
+    pub(crate) fn into_collected(self) -> Vec<(Arc<Record>, u32)> {
         self.collected.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -25,8 +25,8 @@ impl Dispatch for Collector<'_> {
         self.topics
     }
 
-    fn deliver<'a>(&'a self, delivery: Delivery<'a>) -> BoxFuture<'a, Result<(), Failure>> {
-        let collected = (delivery.record.clone(), delivery.attempt);
+    fn deliver<'a>(&'a self, work: Work<'a>) -> BoxFuture<'a, Result<(), Failure>> {
+        let collected = (work.records[0].clone(), work.attempt);
         self.collected.lock().unwrap_or_else(PoisonError::into_inner).push(collected);
         Box::pin(std::future::ready(Ok(())))
     }

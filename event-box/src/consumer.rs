@@ -11,10 +11,11 @@ use crate::{
     event_box::EventBox,
     failure::chain,
     group::{self, Start},
+    mode::Mode,
     policy::Policy,
     process::Process,
     report::Hook,
-    router::Dispatch,
+    router::{Dispatch, DispatchDetached},
     run_error::RunError,
     scheduler::Scheduler,
     upkeep::Upkeep,
@@ -47,6 +48,8 @@ pub struct Consumer {
     pub(crate) log: EventBox,
     pub(crate) group: String,
     pub(crate) dispatch: Arc<dyn Dispatch>,
+    /// The same handlers, where the group is concurrent.
+    pub(crate) detached: Option<Arc<dyn DispatchDetached>>,
     pub(crate) settings: Settings,
 }
 
@@ -58,6 +61,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Settings {
     pub(crate) start: Start,
     pub(crate) workers: usize,
+    /// Handlers at once, where the group is concurrent.
+    pub(crate) concurrency: Option<usize>,
     pub(crate) poll_interval: Duration,
     pub(crate) shutdown_timeout: Duration,
     pub(crate) retention: Option<Duration>,
@@ -71,6 +76,7 @@ impl Default for Settings {
         Self {
             start: Start::Beginning,
             workers: 4,
+            concurrency: None,
             poll_interval: Duration::from_millis(100),
             shutdown_timeout: Duration::from_secs(25),
             retention: Some(Duration::from_secs(7 * 24 * 60 * 60)),
@@ -82,6 +88,11 @@ impl Default for Settings {
 }
 
 impl Settings {
+    pub(crate) fn concurrent(&mut self, handlers: usize) {
+        self.concurrency = Some(handlers);
+        self.policy.mode = Mode::Concurrent;
+    }
+
     /// "No limit", as people write it, in numbers that the database and the clock can bear.
     pub(crate) fn clamp(&mut self) {
         let fortnight = Duration::from_secs(14 * 24 * 60 * 60);
@@ -114,7 +125,7 @@ impl Consumer {
         let shutdown = shutdown.child_token();
         let Some(started) = shutdown.run_until_cancelled(self.start()).await else { return Ok(()) };
         started?;
-        let Self { log, group, dispatch, settings } = self;
+        let Self { log, group, dispatch, detached: _, settings } = self;
         tracing::info!(group, topics = ?dispatch.topics(), workers = settings.workers, "consuming");
         let pulse = log.pulse().join(log.pool(), log.schema(), settings.poll_interval);
         // Ends with this call, also where that is dropped.

@@ -1,4 +1,4 @@
-use std::{fmt, time::SystemTime};
+use std::{fmt, ops::Deref, sync::Arc};
 
 use futures_core::{future::BoxFuture, stream::BoxStream};
 use futures_util::TryFutureExt;
@@ -6,9 +6,14 @@ use sqlx::{
     Acquire, Connection, Either, Execute, Executor, PgConnection, Postgres, SqlStr, Transaction,
     postgres::{PgQueryResult, PgRow, PgStatement, PgTypeInfo},
 };
-use uuid::Uuid;
 
-use crate::{guard::Guarded, headers::Headers, record::Record, savepoint::Savepoint};
+use crate::{
+    event_info::EventInfo,
+    guard::Guarded,
+    record::Record,
+    savepoint::Savepoint,
+    work::{Answer, Work},
+};
 
 /// What a handler knows of the event in hand, and the transaction it works in.
 ///
@@ -37,16 +42,29 @@ use crate::{guard::Guarded, headers::Headers, record::Record, savepoint::Savepoi
 pub struct Context<'c, S = ()> {
     connection: &'c mut PgConnection,
     savepoint: &'c mut Savepoint,
-    record: &'c Record,
+    records: &'c [Arc<Record>],
+    info: EventInfo<'c>,
+    answer: &'c mut Answer,
     state: &'c S,
-    group: &'c str,
-    attempt: u32,
 }
 
 impl<'c, S> Context<'c, S> {
-    pub(crate) fn new(delivery: Delivery<'c>, state: &'c S) -> Self {
-        let Delivery { connection, savepoint, record, group, attempt } = delivery;
-        Self { connection, savepoint, record, state, group, attempt }
+    pub(crate) fn new(work: Work<'c>, state: &'c S) -> Self {
+        let info = work.first();
+        let Work { connection, savepoint, records, answer, .. } = work;
+        Self { connection, savepoint, records, info, answer, state }
+    }
+
+    /// The same delivery, for one of several who take part in it.
+    pub(crate) fn again(&mut self) -> Context<'_, S> {
+        Context {
+            connection: self.connection,
+            savepoint: self.savepoint,
+            records: self.records,
+            info: self.info,
+            answer: self.answer,
+            state: self.state,
+        }
     }
 
     /// What was given to [`ConsumerBuilder::state`](crate::ConsumerBuilder::state).
@@ -54,49 +72,16 @@ impl<'c, S> Context<'c, S> {
         self.state
     }
 
-    /// The event's id, the same in every delivery.
-    pub fn id(&self) -> Uuid {
-        self.record.id
+    /// The event's id, topic, key, headers and the like, for as long as the delivery lasts; the context itself gives them too (`cx.id()`).
+    /// In a batch handler, and in the middleware around it, the first event's.
+    pub fn info(&self) -> EventInfo<'c> {
+        self.info
     }
 
-    /// The topic it was stored under.
-    pub fn topic(&self) -> &str {
-        &self.record.topic
-    }
-
-    /// The version it was stored with; the handler's value is already of the type's own version.
-    pub fn version(&self) -> i16 {
-        self.record.version
-    }
-
-    /// The key it is ordered by, if any.
-    pub fn partition_key(&self) -> Option<&str> {
-        self.record.partition_key.as_deref()
-    }
-
-    /// Its place in the log: ascending within a key, unique in the log.
-    pub fn sequence(&self) -> i64 {
-        self.record.sequence
-    }
-
-    /// What travels beside the payload.
-    pub fn headers(&self) -> &Headers {
-        &self.record.headers
-    }
-
-    /// When the emitting statement began, by the database's clock.
-    pub fn emitted_at(&self) -> SystemTime {
-        self.record.emitted_at
-    }
-
-    /// Which attempt this is, 1 for the first. Only deliveries that failed are counted.
-    pub fn attempt(&self) -> u32 {
-        self.attempt
-    }
-
-    /// The consumer group.
-    pub fn group(&self) -> &str {
-        self.group
+    /// Every event of the delivery, in order: one, but those of the whole run around a batch handler.
+    pub fn events(&self) -> impl Iterator<Item = EventInfo<'c>> + use<'c, S> {
+        let info = self.info;
+        self.records.iter().map(move |record| EventInfo { record, ..info })
     }
 
     /// The delivery's connection, for what takes a `&mut PgConnection`: COPY, or a function of your own.
@@ -107,38 +92,27 @@ impl<'c, S> Context<'c, S> {
         self.savepoint.touch(self.connection).await?;
         Ok(self.connection)
     }
+
+    pub(crate) fn records(&self) -> &'c [Arc<Record>] {
+        self.records
+    }
+
+    pub(crate) fn answer(&mut self) -> &mut Answer {
+        self.answer
+    }
+}
+
+impl<'c, S> Deref for Context<'c, S> {
+    type Target = EventInfo<'c>;
+
+    fn deref(&self) -> &EventInfo<'c> {
+        &self.info
+    }
 }
 
 impl<S> fmt::Debug for Context<'_, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Context")
-            .field("group", &self.group)
-            .field("topic", &self.record.topic)
-            .field("id", &self.record.id)
-            .field("attempt", &self.attempt)
-            .finish_non_exhaustive()
-    }
-}
-
-/// One event on its way to its handlers.
-pub(crate) struct Delivery<'c> {
-    pub(crate) connection: &'c mut PgConnection,
-    pub(crate) savepoint: &'c mut Savepoint,
-    pub(crate) record: &'c Record,
-    pub(crate) group: &'c str,
-    pub(crate) attempt: u32,
-}
-
-impl Delivery<'_> {
-    /// The same delivery, for one of several handlers.
-    pub(crate) fn again(&mut self) -> Delivery<'_> {
-        Delivery {
-            connection: self.connection,
-            savepoint: self.savepoint,
-            record: self.record,
-            group: self.group,
-            attempt: self.attempt,
-        }
+        f.debug_struct("Context").field("info", &self.info).field("events", &self.records.len()).finish_non_exhaustive()
     }
 }
 

@@ -1,157 +1,35 @@
-use std::sync::atomic::Ordering;
+use std::{fmt, sync::Arc};
 
-use sqlx::PgConnection;
+use crate::{event_info::EventInfo, failed::Failed, failure::Failure, record::Record};
 
-use crate::{
-    attempt::Fate,
-    batch::{Batch, BatchError, Halt},
-    parked::{Parking, Reason, Tries},
-    progress::Progress,
-    read::Row,
-};
+/// One event of those that a batch handler is given together: see [`ConsumerBuilder::on_batch`](crate::ConsumerBuilder::on_batch).
+pub struct Delivery<E> {
+    /// The event itself.
+    pub event: E,
+    record: Arc<Record>,
+    group: Arc<str>,
+    attempt: u32,
+}
 
-impl Batch<'_> {
-    /// Parked events whose turn has come, before anything new.
-    pub(crate) async fn retry(
-        &self,
-        connection: &mut PgConnection,
-        limit: usize,
-        progress: &mut Progress,
-    ) -> Result<(), Halt> {
-        let due = self.partition.due(connection, self.dispatch.topics(), limit, self.policy.batch_bytes);
-        let due = self.within(due).await?;
-        let (mut cleared, mut keys) = (Vec::new(), Vec::new());
-        for parked in due {
-            let (sequence, key) = (parked.sequence, parked.partition_key.clone());
-            let Some(record) = parked.record else {
-                let group = self.partition.group;
-                tracing::error!(
-                    group,
-                    sequence,
-                    "a parked event is no longer in the log: it was deleted by hand, and is forgotten"
-                );
-                cleared.push(sequence);
-                keys.extend(key);
-                continue;
-            };
-            if key.as_ref().is_some_and(|key| progress.blocked.contains(key)) {
-                continue;
-            }
-            // What killed a process goes alone.
-            let alone = parked.tries.deaths > 0;
-            if self.must_end(progress) || (alone && self.ran.events.load(Ordering::Relaxed) > 0) {
-                (progress.closed, progress.done.more) = (true, true);
-                break;
-            }
-            if !parked.ready {
-                progress.blocked.extend(key);
-                continue;
-            }
-            let fate = self.attempt(connection, &record, parked.tries, progress).await?;
-            progress.closed |= alone;
-            progress.done.more = true;
-            progress.passed += 1;
-            match fate {
-                Fate::Handled => {
-                    progress.done.handled += 1;
-                    cleared.push(sequence);
-                    keys.extend(key);
-                }
-                Fate::Parked(parking) => {
-                    if parking.blocks() {
-                        progress.blocked.extend(key);
-                    } else {
-                        keys.extend(key);
-                    }
-                    progress.parkings.push(parking);
-                }
-                Fate::Unavailable(unavailable) => {
-                    progress.done.unavailable = Some(unavailable);
-                    progress.closed = true;
-                    break;
-                }
-                Fate::Conflict => {
-                    progress.closed = true;
-                    break;
-                }
-            }
-        }
-        // The read that follows asks the table which keys are blocked.
-        self.within(progress.savepoint.close(connection)).await?;
-        self.park(connection, progress).await?;
-        self.within(self.partition.clear(connection, &cleared)).await?;
-        self.within(self.partition.promote(connection, &keys)).await?;
-        progress.blocked.clear();
-        Ok(())
+impl<E> Delivery<E> {
+    pub(crate) fn new(event: E, record: Arc<Record>, group: Arc<str>, attempt: u32) -> Self {
+        Self { event, record, group, attempt }
     }
 
-    /// Gives the rows to the handlers, in order. Answers with the last row that is dealt with and the first that is not.
-    pub(crate) async fn deliver(
-        &self,
-        connection: &mut PgConnection,
-        rows: Vec<Row>,
-        limit: usize,
-        progress: &mut Progress,
-    ) -> Result<(Option<i64>, Option<i64>), Halt> {
-        let mut handled = None;
-        for (i, row) in rows.into_iter().enumerate() {
-            let sequence = row.sequence;
-            let ended = Ok((handled, Some(sequence)));
-            if i == limit {
-                return ended;
-            }
-            if !row.subscribed {
-                handled = Some(sequence);
-                progress.passed += 1;
-                continue;
-            }
-            let Some(record) = row.record else { return ended };
-            if self.must_end(progress) {
-                return ended;
-            }
-            let key = record.partition_key.clone();
-            let behind = row.behind || key.as_ref().is_some_and(|key| progress.blocked.contains(key));
-            let fate = match behind {
-                true => Fate::Parked(Parking::waiting(&record)),
-                false => self.attempt(connection, &record, Tries::default(), progress).await?,
-            };
-            match fate {
-                Fate::Handled => progress.done.handled += 1,
-                Fate::Parked(parking) => {
-                    if parking.blocks() {
-                        progress.blocked.extend(key);
-                    }
-                    progress.parkings.push(parking);
-                }
-                Fate::Unavailable(unavailable) => {
-                    progress.done.unavailable = Some(unavailable);
-                    return ended;
-                }
-                Fate::Conflict => return ended,
-            }
-            handled = Some(sequence);
-            progress.passed += 1;
-        }
-        Ok((handled, None))
+    /// Its id, topic, key, headers and the like.
+    pub fn info(&self) -> EventInfo<'_> {
+        EventInfo { record: &self.record, group: &self.group, attempt: self.attempt }
     }
 
-    /// Writes what is to be parked so far.
-    pub(crate) async fn park(&self, connection: &mut PgConnection, progress: &mut Progress) -> Result<(), BatchError> {
-        let parkings = std::mem::take(&mut progress.parkings);
-        self.within(self.partition.park(connection, &parkings)).await?;
-        progress.done.failures.extend(parkings.into_iter().filter(|parking| parking.reason == Reason::Failed));
-        Ok(())
+    /// Names this event as one that was not handled, in the handler's answer: any error, or [`Failure`] to say more. See
+    /// [`ConsumerBuilder::on_batch`](crate::ConsumerBuilder::on_batch).
+    pub fn failed(&self, error: impl Into<Failure>) -> Failed {
+        Failed { sequence: self.record.sequence, failure: error.into() }
     }
+}
 
-    fn must_end(&self, progress: &Progress) -> bool {
-        let limit = if progress.care.left > 0 { 1 } else { self.assignment.events };
-        // A pass that goes over known ground again gets through it.
-        let late = progress.recalled >= progress.fates.len() && progress.started.elapsed() >= self.policy.batch_time;
-        progress.closed
-            || late
-            || !progress.savepoint.has_room()
-            || self.ran.events.load(Ordering::Relaxed) + progress.recalled >= limit
-            || self.shutdown.is_cancelled()
-            || (progress.doubted.is_some() && progress.done.handled > 0)
+impl<E: fmt::Debug> fmt::Debug for Delivery<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivery").field("event", &self.event).field("info", &self.info()).finish()
     }
 }

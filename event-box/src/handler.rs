@@ -3,13 +3,18 @@ use std::marker::PhantomData;
 use futures_core::future::BoxFuture;
 
 use crate::{
-    context::{Context, Delivery},
-    event::Event,
+    context::Context,
+    detached::Detached,
+    event::{DecodeError, Event},
+    event_info::EventInfo,
+    failed::Failed,
     failure::Failure,
+    group_mode::{Concurrent, GroupMode, Transactional},
 };
 
 /// A handler with a name and fields of its own, bound by [`ConsumerBuilder::handle`](crate::ConsumerBuilder::handle). Functions and
-/// closures are bound by [`ConsumerBuilder::on`](crate::ConsumerBuilder::on) and need no trait.
+/// closures are bound by [`ConsumerBuilder::on`](crate::ConsumerBuilder::on) and need no trait. In a
+/// [concurrent](crate::ConsumerBuilder::concurrent) group it is `Handle<State, Concurrent>`, and `cx` a `&mut Detached<'_, State>`.
 ///
 /// ```
 /// use event_box::{Context, Event, Handle};
@@ -35,20 +40,20 @@ use crate::{
 ///     }
 /// }
 /// ```
-pub trait Handle<S = ()>: Send + Sync + 'static {
+pub trait Handle<S: Sync + 'static = (), M: GroupMode = Transactional>: Send + Sync + 'static {
     /// What it handles.
     type Event: Event;
     /// How it fails: any error, or [`Failure`] to say more.
     type Error: Into<Failure>;
 
-    /// Handles one event, in the delivery's transaction. Called for one event of a key at a time.
+    /// Handles one event, in the delivery's transaction where the group has one. Called for one event of a key at a time.
     ///
     /// # Errors
     /// What the handler wrote is undone, and the event is tried again, rejected or snoozed as [`Failure`] says.
     fn handle(
         &self,
         event: Self::Event,
-        cx: &mut Context<'_, S>,
+        cx: &mut M::Context<'_, S>,
     ) -> impl Future<Output = Result<(), Self::Error>> + Send;
 }
 
@@ -56,17 +61,41 @@ pub trait Handle<S = ()>: Send + Sync + 'static {
 #[diagnostic::on_unimplemented(
     message = "a handler cannot return `{Self}`",
     label = "not a handler's result",
-    note = "a handler returns `Result<(), Error>`, where `Error` is `event_box::Failure`, `event_box::BoxError` or any `std::error::Error + Send + Sync`"
+    note = "a handler returns `Result<(), Error>`, where `Error` is `event_box::Failure`, `event_box::BoxError` or any `std::error::Error + Send + Sync`",
+    note = "a batch handler may also return `Result<Vec<Failed>, Error>`: the events that it did not handle"
 )]
 pub trait Outcome: Send {
     #[doc(hidden)]
-    fn into_result(self) -> Result<(), Failure>;
+    fn into_result(self) -> Result<Vec<Failed>, Failure>;
 }
 
 #[diagnostic::do_not_recommend]
-impl<E: Into<Failure> + Send> Outcome for Result<(), E> {
-    fn into_result(self) -> Result<(), Failure> {
-        self.map_err(Into::into)
+impl<T: BatchAnswer, E: Into<Failure> + Send> Outcome for Result<T, E> {
+    fn into_result(self) -> Result<Vec<Failed>, Failure> {
+        self.map(BatchAnswer::into_failed).map_err(Into::into)
+    }
+}
+
+/// What a batch handler answers where it does not fail as a whole: `()`, all events are handled, or `Vec<Failed>`, all but those.
+#[diagnostic::on_unimplemented(
+    message = "a batch handler cannot answer `{Self}`",
+    label = "not a batch handler's answer",
+    note = "answer `Ok(())`, or the events that were not handled: `Ok(vec![delivery.failed(error)])`"
+)]
+pub trait BatchAnswer: Send {
+    #[doc(hidden)]
+    fn into_failed(self) -> Vec<Failed>;
+}
+
+impl BatchAnswer for () {
+    fn into_failed(self) -> Vec<Failed> {
+        Vec::new()
+    }
+}
+
+impl BatchAnswer for Vec<Failed> {
+    fn into_failed(self) -> Vec<Failed> {
+        self
     }
 }
 
@@ -93,47 +122,59 @@ where
 }
 
 /// A handler that no longer knows its event's type.
-pub(crate) trait Route<S>: Send + Sync {
-    fn call<'a>(&'a self, delivery: Delivery<'a>, state: &'a S) -> BoxFuture<'a, Result<(), Failure>>;
+pub(crate) trait Route<S, M>: Send + Sync {
+    fn call<'a>(&'a self, cx: M::Context<'a, S>) -> BoxFuture<'a, Result<(), Failure>>
+    where
+        S: Sync,
+        M: GroupMode;
 }
 
 pub(crate) struct FunctionRoute<H, E>(pub(crate) H, pub(crate) PhantomData<fn() -> E>);
 
-impl<H, E, S> Route<S> for FunctionRoute<H, E>
-where
-    E: Event,
-    S: Send + Sync + 'static,
-    H: for<'a> Handler<'a, E, Context<'a, S>> + Send + Sync + 'static,
-{
-    fn call<'a>(&'a self, delivery: Delivery<'a>, state: &'a S) -> BoxFuture<'a, Result<(), Failure>> {
-        Box::pin(async move {
-            let event = decode(&delivery)?;
-            let mut cx = Context::new(delivery, state);
-            call(&self.0, event, &mut cx).await
-        })
-    }
+/// One for each mode: what a function takes is known only where its context's type is.
+macro_rules! function_route {
+    ($mode:ty, $context:ident) => {
+        impl<H, E, S> Route<S, $mode> for FunctionRoute<H, E>
+        where
+            E: Event,
+            S: Sync + 'static,
+            H: for<'a> Handler<'a, E, $context<'a, S>> + Send + Sync + 'static,
+        {
+            fn call<'a>(&'a self, cx: $context<'a, S>) -> BoxFuture<'a, Result<(), Failure>> {
+                Box::pin(async move {
+                    let event = decode(&cx)?;
+                    // Bound anew, for a lifetime as short as the borrow.
+                    let mut cx = cx;
+                    call(&self.0, event, &mut cx).await.map(drop)
+                })
+            }
+        }
+    };
 }
 
+function_route!(Transactional, Context);
+function_route!(Concurrent, Detached);
+
 /// Ties the context's lifetime to the call.
-async fn call<'a, H, E, S: 'a>(handler: &H, event: E, cx: &'a mut Context<'a, S>) -> Result<(), Failure>
+pub(crate) async fn call<'a, H, A, C: 'a>(handler: &H, argument: A, cx: &'a mut C) -> Result<Vec<Failed>, Failure>
 where
-    H: Handler<'a, E, Context<'a, S>>,
+    H: Handler<'a, A, C>,
 {
-    handler(event, cx).await.into_result()
+    handler(argument, cx).await.into_result()
 }
 
 pub(crate) struct StructRoute<H>(pub(crate) H);
 
-impl<H: Handle<S>, S: Send + Sync + 'static> Route<S> for StructRoute<H> {
-    fn call<'a>(&'a self, delivery: Delivery<'a>, state: &'a S) -> BoxFuture<'a, Result<(), Failure>> {
+impl<H: Handle<S, M>, S: Sync + 'static, M: GroupMode> Route<S, M> for StructRoute<H> {
+    fn call<'a>(&'a self, mut cx: M::Context<'a, S>) -> BoxFuture<'a, Result<(), Failure>> {
         Box::pin(async move {
-            let event = decode(&delivery)?;
-            self.0.handle(event, &mut Context::new(delivery, state)).await.map_err(Into::into)
+            let event = decode(&cx)?;
+            self.0.handle(event, &mut cx).await.map_err(Into::into)
         })
     }
 }
 
-fn decode<E: Event>(delivery: &Delivery<'_>) -> Result<E, Failure> {
-    let record = delivery.record;
-    Ok(E::decode(&record.topic, record.version, &record.payload)?)
+/// A payload that does not decode is an ordinary failure.
+pub(crate) fn decode<E: Event>(info: &EventInfo<'_>) -> Result<E, DecodeError> {
+    E::decode(info.topic(), info.version(), &info.record.payload)
 }

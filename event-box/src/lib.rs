@@ -133,6 +133,7 @@ mod adopt;
 mod attempt;
 mod backoff;
 mod batch;
+mod batch_route;
 mod care;
 mod check;
 mod claim;
@@ -144,18 +145,23 @@ mod context;
 mod copy;
 mod cursor;
 mod deadline;
+mod deliver;
 mod delivery;
 mod derived;
+mod detached;
 mod emit;
 mod erase;
 mod error;
 mod event;
 mod event_box;
+mod event_info;
 mod expiry;
+mod failed;
 mod failure;
 mod forward;
 mod group;
 mod group_info;
+mod group_mode;
 mod guard;
 mod handler;
 mod headers;
@@ -163,6 +169,7 @@ mod health;
 mod intervention;
 mod intervention_record;
 mod look;
+mod middleware;
 mod migrate;
 mod mode;
 mod notify;
@@ -193,6 +200,7 @@ mod report;
 mod requeue;
 mod retention;
 mod router;
+mod run;
 mod run_error;
 mod savepoint;
 mod scheduler;
@@ -211,6 +219,7 @@ mod trouble;
 mod types;
 mod upkeep;
 mod verdict;
+mod work;
 mod worker;
 
 pub use crate::{
@@ -221,17 +230,23 @@ pub use crate::{
     consumer_builder::{BuildError, ConsumerBuilder, Empty, Routed, WithoutHandlers},
     consumer_group::{ConsumerGroup, GroupError},
     context::Context,
+    delivery::Delivery,
+    detached::Detached,
     emit::{Emit, EmitThrough},
     erase::{Erasure, LoggedEvent},
     error::{BoxError, EmitError},
     event::{DecodeError, Event},
     event_box::EventBox,
+    event_info::EventInfo,
+    failed::Failed,
     failure::{Failure, OrReject, OrUnavailable},
     group_info::GroupInfo,
-    handler::{Handle, Handler, Outcome},
+    group_mode::{Concurrent, GroupMode, Transactional},
+    handler::{BatchAnswer, Handle, Handler, Outcome},
     headers::Headers,
     health::{GroupHealth, Holder, PartitionHealth},
     intervention_record::InterventionRecord,
+    middleware::{Middleware, Next},
     migrate::migrate,
     mode::Mode,
     outbox::Outbox,

@@ -11,6 +11,9 @@ pub enum Mode {
     Transactional,
     /// No savepoints: where an event fails, the batch is rolled back, those before it run again, and it is parked.
     AllOrNothing,
+    /// Handlers that wait for others, many at once and in no transaction: at least once
+    /// ([`ConsumerBuilder::concurrent`](crate::ConsumerBuilder::concurrent)).
+    Concurrent,
 }
 
 impl Mode {
@@ -18,11 +21,12 @@ impl Mode {
         match self {
             Self::Transactional => "transactional",
             Self::AllOrNothing => "all_or_nothing",
+            Self::Concurrent => "concurrent",
         }
     }
 
     pub(crate) fn parse(text: &str) -> Option<Self> {
-        [Self::Transactional, Self::AllOrNothing].into_iter().find(|mode| mode.text() == text)
+        [Self::Transactional, Self::AllOrNothing, Self::Concurrent].into_iter().find(|mode| mode.text() == text)
     }
 }
 

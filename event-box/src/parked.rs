@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -49,6 +49,17 @@ impl Parking {
         }
     }
 
+    /// To be tried after so long, without an attempt having been counted.
+    pub(crate) fn snoozed(record: &Record, tries: Tries, wait: Duration) -> Self {
+        Self {
+            reason: Reason::Snoozed,
+            attempts: tries.attempts,
+            deaths: tries.deaths,
+            due_in: Some(wait),
+            ..Self::waiting(record)
+        }
+    }
+
     /// Whether later events of its key wait behind it.
     pub(crate) fn blocks(&self) -> bool {
         !self.dead || self.holds_key
@@ -80,7 +91,7 @@ pub(crate) struct Parked {
     pub(crate) sequence: i64,
     pub(crate) partition_key: Option<String>,
     /// Missing where somebody deleted it from the log.
-    pub(crate) record: Option<Record>,
+    pub(crate) record: Option<Arc<Record>>,
     pub(crate) tries: Tries,
     /// Due and of a topic that is handled here; otherwise it only says that those behind it must wait.
     pub(crate) ready: bool,
@@ -161,15 +172,17 @@ impl Partition<'_> {
             tries: Tries { attempts: row.attempts as u32, deaths: row.deaths as u32 },
             ready: row.ready,
             record: row.id.zip(row.topic).zip(row.payload).zip(row.emitted_at).map(
-                |(((id, topic), payload), emitted_at)| Record {
-                    sequence: row.sequence,
-                    id,
-                    topic,
-                    version: row.version.unwrap_or(1),
-                    partition_key: row.partition_key.clone(),
-                    payload: payload.0,
-                    headers: row.headers.map(|json| Headers::from_json(&json.0)).unwrap_or_default(),
-                    emitted_at: emitted_at.0,
+                |(((id, topic), payload), emitted_at)| {
+                    Arc::new(Record {
+                        sequence: row.sequence,
+                        id,
+                        topic,
+                        version: row.version.unwrap_or(1),
+                        partition_key: row.partition_key.clone(),
+                        payload: payload.0,
+                        headers: row.headers.map(|json| Headers::from_json(&json.0)).unwrap_or_default(),
+                        emitted_at: emitted_at.0,
+                    })
                 },
             ),
             partition_key: row.partition_key,

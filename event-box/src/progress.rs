@@ -1,4 +1,7 @@
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use tokio::time::Instant;
 
@@ -8,13 +11,14 @@ use crate::{
     care::Care,
     parked::{Parking, Tries},
     record::Record,
+    run::Runs,
     savepoint::Savepoint,
 };
 
 /// An event that alone may be the cause of an outage, as it stood before it was tried.
 #[derive(Clone)]
 pub(crate) struct Doubt {
-    pub(crate) record: Record,
+    pub(crate) record: Arc<Record>,
     pub(crate) tries: Tries,
     pub(crate) unavailable: Unavailable,
 }
@@ -29,6 +33,10 @@ pub(crate) struct Progress {
     pub(crate) blocked: HashSet<String>,
     /// No further event may start.
     pub(crate) closed: bool,
+    /// Events that wait to be handed to their batch handlers together.
+    pub(crate) runs: Runs,
+    /// The last event of the log that was handled or parked.
+    pub(crate) reached: i64,
     /// Rows of the log, and retries, that were dealt with.
     pub(crate) passed: usize,
     /// Nothing is left in the partition.
@@ -55,6 +63,8 @@ impl Progress {
             parkings: Vec::new(),
             blocked: HashSet::new(),
             closed: false,
+            runs: Runs::default(),
+            reached: 0,
             passed: 0,
             exhausted: false,
             paused: false,
@@ -68,11 +78,31 @@ impl Progress {
     }
 
     /// The same batch from its beginning, with what is known of it by now.
-    pub(crate) fn again(self, known: Option<(i64, Fate)>, savepoints: bool) -> Self {
+    pub(crate) fn again(self, known: Vec<(i64, Fate)>, savepoints: bool) -> Self {
         let all_or_nothing = self.savepoint.is_off() && !savepoints;
         let mut fates = self.fates;
         fates.extend(known);
         Self { fates, asked_again: self.asked_again, ..Self::new(self.started, self.care, all_or_nothing) }
+    }
+
+    /// Events of the log went out, up to this one.
+    pub(crate) fn handled(&mut self, sequence: i64, events: usize) {
+        self.done.handled += events;
+        self.reached = self.reached.max(sequence);
+    }
+
+    /// An event of the log is to be parked.
+    pub(crate) fn park(&mut self, parking: Parking) {
+        if parking.blocks() {
+            self.blocked.extend(parking.partition_key.clone());
+        }
+        self.reached = self.reached.max(parking.sequence);
+        self.parkings.push(parking);
+    }
+
+    /// Whether an event of its key that was parked in this batch stands before it.
+    pub(crate) fn is_blocked(&self, record: &Record) -> bool {
+        record.partition_key.as_ref().is_some_and(|key| self.blocked.contains(key))
     }
 
     /// How many events are to go one a transaction after this batch: none once the culprit is named, or nothing is left.

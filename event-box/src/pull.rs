@@ -285,6 +285,7 @@ impl Pull {
             BatchError::Read(ReadError::GroupRemoved) => self.removed(),
             BatchError::Read(ReadError::Mode { stored }) => PullError::Mode { group: self.group.clone(), stored },
             // Nothing is handled here that could be judged.
+            BatchError::RunTimedOut { .. } => self.database(sqlx::Error::PoolTimedOut),
             BatchError::Verdict { verdict, .. } => self.database(sqlx::Error::Protocol(verdict.error)),
         }
     }

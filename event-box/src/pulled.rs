@@ -1,4 +1,4 @@
-use std::{collections::VecDeque, fmt, time::SystemTime};
+use std::{collections::VecDeque, fmt, sync::Arc, time::SystemTime};
 
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -18,7 +18,7 @@ use crate::{
 /// An event that was pulled. It counts as delivered once the transaction it was pulled in commits.
 #[derive(Clone)]
 pub struct PulledEvent {
-    record: Record,
+    record: Arc<Record>,
     attempt: u32,
 }
 
@@ -104,7 +104,7 @@ impl PulledBatch {
         Self { schema, group, partition: 0, policy, events: VecDeque::new() }
     }
 
-    pub(crate) fn fill(&mut self, partition: i16, collected: Vec<(Record, u32)>) {
+    pub(crate) fn fill(&mut self, partition: i16, collected: Vec<(Arc<Record>, u32)>) {
         self.partition = partition;
         self.events = collected.into_iter().map(|(record, attempt)| PulledEvent { record, attempt }).collect();
     }

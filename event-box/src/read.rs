@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use sqlx::PgConnection;
 
 use crate::{
@@ -33,7 +35,7 @@ pub(crate) struct Row {
     /// An earlier event of its key is parked.
     pub(crate) behind: bool,
     /// Missing where the group does not read the topic, or the byte budget ended before it.
-    pub(crate) record: Option<Record>,
+    pub(crate) record: Option<Arc<Record>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -103,7 +105,7 @@ impl Partition<'_> {
             let sequence = row.sequence.ok_or_else(missing)?;
             let record = match row.payload {
                 None => None,
-                Some(payload) => Some(Record {
+                Some(payload) => Some(Arc::new(Record {
                     sequence,
                     id: row.id.ok_or_else(missing)?,
                     topic: row.topic.ok_or_else(missing)?,
@@ -112,7 +114,7 @@ impl Partition<'_> {
                     payload: payload.0,
                     headers: row.headers.map(|json| Headers::from_json(&json.0)).unwrap_or_default(),
                     emitted_at: row.emitted_at.ok_or_else(missing)?.0,
-                }),
+                })),
             };
             page.rows.push(Row {
                 sequence,

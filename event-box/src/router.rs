@@ -1,9 +1,17 @@
-use std::{any::Any, collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use futures_core::future::BoxFuture;
-use futures_util::FutureExt;
 
-use crate::{context::Delivery, failure::Failure, handler::Route};
+use crate::{
+    context::Context,
+    detached::Detached,
+    event_info::EventInfo,
+    failure::Failure,
+    group_mode::{Concurrent, Transactional},
+    handler::Route,
+    middleware::{Layer, Next},
+    work::Work,
+};
 
 /// The handlers of a group, whatever state they share.
 pub(crate) trait Dispatch: Send + Sync {
@@ -11,40 +19,103 @@ pub(crate) trait Dispatch: Send + Sync {
     fn topics(&self) -> &[String];
 
     /// Runs every handler of the event, in the order they were bound, until one fails. A panic is a failure.
-    fn deliver<'a>(&'a self, delivery: Delivery<'a>) -> BoxFuture<'a, Result<(), Failure>>;
-}
+    fn deliver<'a>(&'a self, work: Work<'a>) -> BoxFuture<'a, Result<(), Failure>>;
 
-pub(crate) struct Router<S> {
-    state: S,
-    topics: Vec<String>,
-    routes: BTreeMap<&'static str, Vec<Arc<dyn Route<S>>>>,
-}
+    /// The batch handler of the topic, by its number, where it has one.
+    fn batch_handler(&self, _topic: &str) -> Option<usize> {
+        None
+    }
 
-impl<S> Router<S> {
-    pub(crate) fn new(state: S, routes: BTreeMap<&'static str, Vec<Arc<dyn Route<S>>>>) -> Self {
-        let topics = routes.keys().map(|topic| (*topic).to_owned()).collect();
-        Self { state, topics, routes }
+    /// Whether any topic has one.
+    fn has_batch_handlers(&self) -> bool {
+        false
+    }
+
+    /// Whether a batch handler may be given `next` in a run that begins with `first`.
+    fn together(&self, _first: &EventInfo<'_>, _next: &EventInfo<'_>) -> bool {
+        true
     }
 }
 
-impl<S: Send + Sync + 'static> Dispatch for Router<S> {
+/// The handlers of a concurrent group: called without a transaction.
+pub(crate) trait DispatchDetached: Send + Sync {
+    /// As [`Dispatch::deliver`].
+    fn deliver<'a>(&'a self, info: EventInfo<'a>) -> BoxFuture<'a, Result<(), Failure>>;
+}
+
+/// A topic's handlers, in the order they were bound.
+pub(crate) struct Handlers<S, M> {
+    pub(crate) routes: Vec<Arc<dyn Route<S, M>>>,
+    /// It is a batch handler, the group's so-manieth; then it is the only one.
+    pub(crate) batch: Option<usize>,
+}
+
+impl<S, M> Default for Handlers<S, M> {
+    fn default() -> Self {
+        Self { routes: Vec::new(), batch: None }
+    }
+}
+
+pub(crate) type Routes<S, M> = BTreeMap<&'static str, Handlers<S, M>>;
+
+pub(crate) struct Router<S, M> {
+    state: S,
+    topics: Vec<String>,
+    routes: Routes<S, M>,
+    middleware: Vec<Arc<dyn Layer<S, M>>>,
+}
+
+impl<S: Sync + 'static, M: crate::group_mode::GroupMode> Router<S, M> {
+    pub(crate) fn new(state: S, routes: Routes<S, M>, middleware: Vec<Arc<dyn Layer<S, M>>>) -> Self {
+        let topics = routes.keys().map(|topic| (*topic).to_owned()).collect();
+        Self { state, topics, routes, middleware }
+    }
+
+    fn next(&self, topic: &str) -> Next<'_, S, M> {
+        Next::new(&self.middleware, self.routes.get(topic).map_or(&[], |handlers| &handlers.routes))
+    }
+}
+
+impl<S: Send + Sync + 'static> Dispatch for Router<S, Transactional> {
     fn topics(&self) -> &[String] {
         &self.topics
     }
 
-    fn deliver<'a>(&'a self, mut delivery: Delivery<'a>) -> BoxFuture<'a, Result<(), Failure>> {
+    fn deliver<'a>(&'a self, work: Work<'a>) -> BoxFuture<'a, Result<(), Failure>> {
         Box::pin(async move {
-            for route in self.routes.get(delivery.record.topic.as_str()).into_iter().flatten() {
-                let handled =
-                    AssertUnwindSafe(async { route.call(delivery.again(), &self.state).await }).catch_unwind();
-                handled.await.unwrap_or_else(|panic| Err(Failure::Retry(message(&*panic).into())))?;
-            }
-            Ok(())
+            let mut cx = Context::new(work, &self.state);
+            self.next(cx.topic()).run(&mut cx).await
         })
+    }
+
+    fn batch_handler(&self, topic: &str) -> Option<usize> {
+        self.routes.get(topic)?.batch
+    }
+
+    fn has_batch_handlers(&self) -> bool {
+        self.routes.values().any(|handlers| handlers.batch.is_some())
+    }
+
+    fn together(&self, first: &EventInfo<'_>, next: &EventInfo<'_>) -> bool {
+        self.middleware.iter().all(|layer| layer.together(first, next))
     }
 }
 
-fn message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    format!("the handler panicked: {}", text.unwrap_or("without a message"))
+impl<S: Send + Sync + 'static> Dispatch for Router<S, Concurrent> {
+    fn topics(&self) -> &[String] {
+        &self.topics
+    }
+
+    fn deliver<'a>(&'a self, work: Work<'a>) -> BoxFuture<'a, Result<(), Failure>> {
+        DispatchDetached::deliver(self, work.first())
+    }
+}
+
+impl<S: Send + Sync + 'static> DispatchDetached for Router<S, Concurrent> {
+    fn deliver<'a>(&'a self, info: EventInfo<'a>) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async move {
+            let mut cx = Detached::new(info, &self.state);
+            self.next(info.topic()).run(&mut cx).await
+        })
+    }
 }

@@ -30,9 +30,14 @@ impl Savepoint {
         self.off && self.touched
     }
 
-    /// Whether another event may begin in this transaction.
+    /// How many more may be undone by themselves in this transaction: events, or runs of a batch handler.
+    pub(crate) fn room(&self) -> usize {
+        (MAX_SAVEPOINTS - self.count) as usize + usize::from(self.open)
+    }
+
+    /// Whether another may begin.
     pub(crate) fn has_room(&self) -> bool {
-        self.open || self.count < MAX_SAVEPOINTS
+        self.room() > 0
     }
 
     /// Whether the transaction is gone, whatever the handler made of it.

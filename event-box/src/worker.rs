@@ -119,7 +119,8 @@ impl Shared {
                 drop(held);
                 self.process.lived(partition);
                 let error = blame(error, &ran);
-                if let (BatchError::Verdict { .. }, Some(backend)) = (&error, backend) {
+                if let (BatchError::Verdict { .. } | BatchError::RunTimedOut { .. }, Some(backend)) = (&error, backend)
+                {
                     self.terminate(backend).await;
                 }
                 (None, Err(error))

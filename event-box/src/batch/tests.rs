@@ -16,9 +16,9 @@ use crate::{
     Event, Failure, Outbox,
     claim::open,
     consumer::Settings,
-    context::Delivery,
     group::Start,
     test_log::{Counted, TestLog},
+    work::Work,
 };
 
 /// Notes what it is given, and ends the batch after so many events.
@@ -43,13 +43,13 @@ impl Dispatch for Notebook {
         &self.topics
     }
 
-    fn deliver<'a>(&'a self, delivery: Delivery<'a>) -> BoxFuture<'a, Result<(), Failure>> {
+    fn deliver<'a>(&'a self, work: Work<'a>) -> BoxFuture<'a, Result<(), Failure>> {
         Box::pin(async move {
             if self.room.load(Ordering::Relaxed) == 0 {
                 return Err(Failure::Unavailable("the notebook is full".into()));
             }
             self.room.fetch_sub(1, Ordering::Relaxed);
-            let record = delivery.record;
+            let record = &work.records[0];
             self.noted.lock().unwrap().push(Counted::decode(&record.topic, record.version, &record.payload)?);
             Ok(())
         })

@@ -52,7 +52,7 @@ impl Scheduler {
                 self.verdicts.entry(partition).or_default().insert(sequence, verdict);
                 more = true;
             }
-            Err(BatchError::Refused(error)) => {
+            Err(error @ (BatchError::Refused(_) | BatchError::RunTimedOut { .. })) => {
                 let group = &self.shared.group;
                 tracing::warn!(
                     group,

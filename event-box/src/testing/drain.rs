@@ -42,7 +42,7 @@ const IDLE_ROUNDS: usize = 100;
 /// As [`Consumer::run`], and where the database fails.
 pub async fn drain(consumer: &Consumer) -> Result<Drained, RunError> {
     consumer.try_start().await?;
-    let Consumer { log, group, dispatch, settings } = consumer;
+    let Consumer { log, group, dispatch, settings, .. } = consumer;
     let shared = Arc::new(Shared {
         log: log.clone(),
         group: group.clone(),
@@ -102,7 +102,7 @@ async fn batch(shared: &Shared, partition: i16, tries: &mut Tries, drained: &mut
         Err(BatchError::Verdict { sequence, verdict }) => {
             tries.verdicts.insert(sequence, verdict);
         }
-        Err(BatchError::Refused(_)) => tries.one_by_one = true,
+        Err(BatchError::Refused(_) | BatchError::RunTimedOut { .. }) => tries.one_by_one = true,
         Err(BatchError::Read(error)) => return Err(run_error(shared, error)),
     }
     Ok(())

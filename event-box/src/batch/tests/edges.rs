@@ -10,10 +10,10 @@ use super::{super::*, counted, partition_of};
 use crate::{
     Consumer, Context, Event, EventBox, Failure, Outbox,
     claim::open,
-    context::Delivery,
     group::Start,
     process::Process,
     test_log::{Counted, TestLog},
+    work::Work,
 };
 
 type Call = fn(&str, i64, usize) -> Result<(), Failure>;
@@ -42,9 +42,9 @@ impl Dispatch for Script {
         &self.topics
     }
 
-    fn deliver<'a>(&'a self, delivery: Delivery<'a>) -> BoxFuture<'a, Result<(), Failure>> {
+    fn deliver<'a>(&'a self, work: Work<'a>) -> BoxFuture<'a, Result<(), Failure>> {
         Box::pin(async move {
-            let record = delivery.record;
+            let record = &work.records[0];
             let event = Counted::decode(&record.topic, record.version, &record.payload)?;
             let call = {
                 let mut calls = self.calls.lock().unwrap();
@@ -53,7 +53,7 @@ impl Dispatch for Script {
                 *call
             };
             let state = ();
-            let mut cx = Context::new(delivery, &state);
+            let mut cx = Context::new(work, &state);
             if event.key == "swallows" {
                 let _ = sqlx::raw_sql("select 1 / 0").execute(&mut cx).await;
                 return Ok(());
