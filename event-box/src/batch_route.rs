@@ -19,7 +19,7 @@ pub(crate) struct BatchRoute<H, E>(pub(crate) H, pub(crate) PhantomData<fn() -> 
 impl<H, E, S> Route<S, Transactional> for BatchRoute<H, E>
 where
     E: Event,
-    S: Sync + 'static,
+    S: Sync,
     H: for<'a> Handler<'a, Vec<Delivery<E>>, Context<'a, S>> + Send + Sync + 'static,
 {
     fn call<'a>(&'a self, mut cx: Context<'a, S>) -> BoxFuture<'a, Result<(), Failure>> {

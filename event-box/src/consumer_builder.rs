@@ -134,6 +134,11 @@ impl<S: Send + Sync + 'static, R> ConsumerBuilder<S, R> {
         self.bind(E::TOPICS, Arc::new(FunctionRoute(handler, PhantomData)), None)
     }
 
+    /// Binds a struct that implements [`Handle`], as [`on`](Self::on) binds a function.
+    pub fn handle<H: Handle<S>>(self, handler: H) -> ConsumerBuilder<S> {
+        self.bind(<H::Event as Event>::TOPICS, Arc::new(StructRoute(handler)), None)
+    }
+
     /// Binds a batch handler, `async fn(Vec<Delivery<Event>>, &mut Context<'_, S>) -> Result<(), Error>`, for handlers that write many
     /// rows at once.
     ///
@@ -195,6 +200,11 @@ impl<S: Send + Sync + 'static, R> ConsumerBuilder<S, R, Concurrent> {
     {
         self.bind(E::TOPICS, Arc::new(FunctionRoute(handler, PhantomData)), None)
     }
+
+    /// Binds a struct that implements [`Handle`], as [`on`](Self::on) binds a function.
+    pub fn handle<H: Handle<S, Concurrent>>(self, handler: H) -> ConsumerBuilder<S, Routed, Concurrent> {
+        self.bind(<H::Event as Event>::TOPICS, Arc::new(StructRoute(handler)), None)
+    }
 }
 
 impl<S: Send + Sync + 'static, R, M: GroupMode> ConsumerBuilder<S, R, M> {
@@ -206,11 +216,6 @@ impl<S: Send + Sync + 'static, R, M: GroupMode> ConsumerBuilder<S, R, M> {
     {
         let Self { log, group, settings, .. } = self;
         ConsumerBuilder::empty(log, group, state, settings)
-    }
-
-    /// Binds a struct that implements [`Handle`], as [`on`](Self::on) binds a function.
-    pub fn handle<H: Handle<S, M>>(self, handler: H) -> ConsumerBuilder<S, Routed, M> {
-        self.bind(<H::Event as Event>::TOPICS, Arc::new(StructRoute(handler)), None)
     }
 
     /// Wraps every delivery of the group: see [`Middleware`]. What is added first is outermost.

@@ -40,7 +40,7 @@ use crate::{
 ///     }
 /// }
 /// ```
-pub trait Handle<S: Sync + 'static = (), M: GroupMode = Transactional>: Send + Sync + 'static {
+pub trait Handle<S: Sync = (), M: GroupMode = Transactional>: Send + Sync + 'static {
     /// What it handles.
     type Event: Event;
     /// How it fails: any error, or [`Failure`] to say more.
@@ -50,10 +50,10 @@ pub trait Handle<S: Sync + 'static = (), M: GroupMode = Transactional>: Send + S
     ///
     /// # Errors
     /// What the handler wrote is undone, and the event is tried again, rejected or snoozed as [`Failure`] says.
-    fn handle(
+    fn handle<'c>(
         &self,
         event: Self::Event,
-        cx: &mut M::Context<'_, S>,
+        cx: &'c mut M::Context<'c, S>,
     ) -> impl Future<Output = Result<(), Self::Error>> + Send;
 }
 
@@ -131,13 +131,15 @@ pub(crate) trait Route<S, M>: Send + Sync {
 
 pub(crate) struct FunctionRoute<H, E>(pub(crate) H, pub(crate) PhantomData<fn() -> E>);
 
-/// One for each mode: what a function takes is known only where its context's type is.
-macro_rules! function_route {
+pub(crate) struct StructRoute<H>(pub(crate) H);
+
+/// For each mode: how a handler is called is known only where its context's type is.
+macro_rules! routes {
     ($mode:ty, $context:ident) => {
         impl<H, E, S> Route<S, $mode> for FunctionRoute<H, E>
         where
             E: Event,
-            S: Sync + 'static,
+            S: Sync,
             H: for<'a> Handler<'a, E, $context<'a, S>> + Send + Sync + 'static,
         {
             fn call<'a>(&'a self, cx: $context<'a, S>) -> BoxFuture<'a, Result<(), Failure>> {
@@ -149,11 +151,21 @@ macro_rules! function_route {
                 })
             }
         }
+
+        impl<H: Handle<S, $mode>, S: Sync> Route<S, $mode> for StructRoute<H> {
+            fn call<'a>(&'a self, cx: $context<'a, S>) -> BoxFuture<'a, Result<(), Failure>> {
+                Box::pin(async move {
+                    let event = decode(&cx)?;
+                    let mut cx = cx;
+                    self.0.handle(event, &mut cx).await.map_err(Into::into)
+                })
+            }
+        }
     };
 }
 
-function_route!(Transactional, Context);
-function_route!(Concurrent, Detached);
+routes!(Transactional, Context);
+routes!(Concurrent, Detached);
 
 /// Ties the context's lifetime to the call.
 pub(crate) async fn call<'a, H, A, C: 'a>(handler: &H, argument: A, cx: &'a mut C) -> Result<Vec<Failed>, Failure>
@@ -161,17 +173,6 @@ where
     H: Handler<'a, A, C>,
 {
     handler(argument, cx).await.into_result()
-}
-
-pub(crate) struct StructRoute<H>(pub(crate) H);
-
-impl<H: Handle<S, M>, S: Sync + 'static, M: GroupMode> Route<S, M> for StructRoute<H> {
-    fn call<'a>(&'a self, mut cx: M::Context<'a, S>) -> BoxFuture<'a, Result<(), Failure>> {
-        Box::pin(async move {
-            let event = decode(&cx)?;
-            self.0.handle(event, &mut cx).await.map_err(Into::into)
-        })
-    }
 }
 
 /// A payload that does not decode is an ordinary failure.

@@ -26,7 +26,7 @@ use crate::{
 ///
 /// struct AsTenant;
 ///
-/// impl<S: Sync + 'static> Middleware<S> for AsTenant {
+/// impl<S: Sync> Middleware<S> for AsTenant {
 ///     async fn deliver(&self, cx: &mut Context<'_, S>, next: Next<'_, S>) -> Result<(), Failure> {
 ///         let tenant = cx.headers().get("tenant").unwrap_or_default();
 ///         sqlx::query("select set_config('app.tenant', $1, true)").bind(tenant).execute(&mut *cx).await?;
@@ -46,7 +46,7 @@ use crate::{
 /// # use event_box::{Failure, GroupMode, Middleware, Next};
 /// struct Timed;
 ///
-/// impl<S: Sync + 'static, M: GroupMode> Middleware<S, M> for Timed {
+/// impl<S: Sync, M: GroupMode> Middleware<S, M> for Timed {
 ///     async fn deliver(&self, cx: &mut M::Context<'_, S>, next: Next<'_, S, M>) -> Result<(), Failure> {
 ///         let (topic, started) = (cx.topic(), std::time::Instant::now());
 ///         let handled = next.run(cx).await;
@@ -55,16 +55,18 @@ use crate::{
 ///     }
 /// }
 /// ```
-pub trait Middleware<S: Sync + 'static = (), M: GroupMode = Transactional>: Send + Sync + 'static {
+pub trait Middleware<S: Sync = (), M: GroupMode = Transactional>: Send + Sync + 'static {
     /// Wraps one delivery. Called for one event of a key at a time; for a batch handler once a run, whose events are
     /// [`Context::events`](crate::Context::events).
     ///
+    /// (One lifetime in the trait: in an implementation `cx: &mut Context<'_, S>, next: Next<'_, S>` is right.)
+    ///
     /// # Errors
     /// As a handler's: what was written for the event is undone, and it is tried again, rejected or snoozed as [`Failure`] says.
-    fn deliver(
+    fn deliver<'c>(
         &self,
-        cx: &mut M::Context<'_, S>,
-        next: Next<'_, S, M>,
+        cx: &mut M::Context<'c, S>,
+        next: Next<'c, S, M>,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Whether a batch handler may be given `next` in one run with `first`, the run's first event. Default: `true`.
@@ -75,12 +77,12 @@ pub trait Middleware<S: Sync + 'static = (), M: GroupMode = Transactional>: Send
 }
 
 /// The rest of a delivery: further middleware, then the handlers.
-pub struct Next<'a, S, M = Transactional> {
+pub struct Next<'a, S = (), M = Transactional> {
     middleware: &'a [Arc<dyn Layer<S, M>>],
     routes: &'a [Arc<dyn Route<S, M>>],
 }
 
-impl<'a, S: Sync + 'static, M: GroupMode> Next<'a, S, M> {
+impl<'a, S: Sync, M: GroupMode> Next<'a, S, M> {
     pub(crate) fn new(middleware: &'a [Arc<dyn Layer<S, M>>], routes: &'a [Arc<dyn Route<S, M>>]) -> Self {
         Self { middleware, routes }
     }
@@ -90,14 +92,18 @@ impl<'a, S: Sync + 'static, M: GroupMode> Next<'a, S, M> {
     ///
     /// # Errors
     /// Those of the middleware and handlers further in; a panic of theirs is a [`Failure::Retry`].
-    pub async fn run(self, cx: &mut M::Context<'_, S>) -> Result<(), Failure> {
-        let Some((layer, middleware)) = self.middleware.split_first() else {
-            for route in self.routes {
-                caught(route.call(M::again(cx))).await?;
-            }
-            return Ok(());
-        };
-        caught(layer.deliver(M::again(cx), Next { middleware, routes: self.routes })).await
+    // No `async fn`: whether that is `Send` would be asked anew in every middleware, and denied where the state holds a reference.
+    #[expect(clippy::manual_async_fn)]
+    pub fn run(self, cx: &mut M::Context<'_, S>) -> impl Future<Output = Result<(), Failure>> + Send {
+        async move {
+            let Some((layer, middleware)) = self.middleware.split_first() else {
+                for route in self.routes {
+                    caught(route.call(M::again(cx))).await?;
+                }
+                return Ok(());
+            };
+            caught(layer.deliver(M::again(cx), Next { middleware, routes: self.routes })).await
+        }
     }
 }
 
@@ -129,7 +135,7 @@ pub(crate) trait Layer<S, M>: Send + Sync {
     fn together(&self, first: &EventInfo<'_>, next: &EventInfo<'_>) -> bool;
 }
 
-impl<S: Sync + 'static, M: GroupMode, T: Middleware<S, M>> Layer<S, M> for T {
+impl<S: Sync, M: GroupMode, T: Middleware<S, M>> Layer<S, M> for T {
     fn deliver<'a>(&'a self, mut cx: M::Context<'a, S>, next: Next<'a, S, M>) -> BoxFuture<'a, Result<(), Failure>> {
         Box::pin(async move { Middleware::deliver(self, &mut cx, next).await })
     }

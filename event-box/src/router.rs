@@ -65,7 +65,7 @@ pub(crate) struct Router<S, M> {
     middleware: Vec<Arc<dyn Layer<S, M>>>,
 }
 
-impl<S: Sync + 'static, M: crate::group_mode::GroupMode> Router<S, M> {
+impl<S: Sync, M: crate::group_mode::GroupMode> Router<S, M> {
     pub(crate) fn new(state: S, routes: Routes<S, M>, middleware: Vec<Arc<dyn Layer<S, M>>>) -> Self {
         let topics = routes.keys().map(|topic| (*topic).to_owned()).collect();
         Self { state, topics, routes, middleware }

@@ -57,13 +57,30 @@ impl Runs {
     }
 }
 
+/// What is left to do of a run.
+enum Part {
+    /// For its handler.
+    Run(Vec<Arc<Record>>),
+    /// Its handler has named it.
+    Failed(Arc<Record>, Failure),
+}
+
+impl Part {
+    fn records(&self) -> &[Arc<Record>] {
+        match self {
+            Self::Run(records) => records,
+            Self::Failed(record, _) => std::slice::from_ref(record),
+        }
+    }
+}
+
 /// What became of a run, or of a part of it.
 enum RunFate {
     Handled,
     /// All but these.
-    Partly(Vec<(Arc<Record>, Failure)>),
+    Partly(Vec<Part>),
     /// Again without these, and without what stands behind them in their keys.
-    Without(Vec<(Arc<Record>, Failure)>),
+    Without(Vec<Part>),
     Snoozed(Duration),
     /// An event of it is to blame, and it is not known which.
     Divided {
@@ -129,8 +146,22 @@ impl Batch<'_> {
         run: Vec<Arc<Record>>,
         progress: &mut Progress,
     ) -> Result<Option<i64>, Halt> {
-        let mut parts = VecDeque::from([run]);
+        let mut parts = VecDeque::from([Part::Run(run)]);
         while let Some(part) = parts.pop_front() {
+            let part = match part {
+                Part::Run(part) => part,
+                Part::Failed(record, _) if progress.is_blocked(&record) => {
+                    progress.park(Parking::waiting(&record));
+                    continue;
+                }
+                Part::Failed(record, failure) => {
+                    match self.failed(&record, Tries::default(), failure, progress.done.handled > 0) {
+                        Fate::Parked(parking) => progress.park(parking),
+                        fate => return self.end_before(record.sequence, fate, &parts, progress),
+                    }
+                    continue;
+                }
+            };
             let (behind, mut part): (Vec<_>, Vec<_>) = part.into_iter().partition(|record| progress.is_blocked(record));
             for record in behind {
                 progress.park(Parking::waiting(&record));
@@ -148,48 +179,35 @@ impl Batch<'_> {
                 }
                 continue;
             }
-            let failed = match self.attempt_run(connection, &part, progress).await? {
-                RunFate::Handled => {
-                    progress.handled(last, part.len());
-                    continue;
+            match self.attempt_run(connection, &part, progress).await? {
+                RunFate::Handled => progress.handled(last, part.len()),
+                RunFate::Partly(failed) => {
+                    progress.handled(last, part.len() - failed.len());
+                    parts = failed.into_iter().chain(parts).collect();
+                }
+                RunFate::Without(failed) => {
+                    let (behind, rest) = part
+                        .into_iter()
+                        .filter(|record| !names(&failed, record))
+                        .partition(|record| stands_behind(record, &failed));
+                    // In the order of every key: what stands before those that failed, these, and what stands behind them.
+                    parts =
+                        [Part::Run(rest)].into_iter().chain(failed).chain([Part::Run(behind)]).chain(parts).collect();
                 }
                 RunFate::Snoozed(wait) => {
                     for record in &part {
                         let snoozed = Parking::snoozed(record, Tries::default(), wait);
                         progress.park(if progress.is_blocked(record) { Parking::waiting(record) } else { snoozed });
                     }
-                    continue;
                 }
                 RunFate::Divided { unavailable } => {
                     let rest = part.split_off(if unavailable { 1 } else { part.len() / 2 });
-                    parts.push_front(rest);
-                    parts.push_front(part);
-                    continue;
+                    parts.push_front(Part::Run(rest));
+                    parts.push_front(Part::Run(part));
                 }
                 RunFate::Ended(unavailable) => {
-                    return self.end_before(
-                        first,
-                        unavailable.map_or(Fate::Conflict, Fate::Unavailable),
-                        &parts,
-                        progress,
-                    );
-                }
-                RunFate::Partly(failed) => {
-                    progress.handled(last, part.len() - failed.len());
-                    failed
-                }
-                RunFate::Without(failed) => {
-                    let named = |record: &Arc<Record>| {
-                        failed.iter().any(|(failed, _): &(Arc<Record>, _)| failed.sequence == record.sequence)
-                    };
-                    parts.push_front(part.into_iter().filter(|record| !named(record)).collect());
-                    failed
-                }
-            };
-            for (record, failure) in failed {
-                match self.failed(&record, Tries::default(), failure, progress.done.handled > 0) {
-                    Fate::Parked(parking) => progress.park(parking),
-                    fate => return self.end_before(record.sequence, fate, &parts, progress),
+                    let fate = unavailable.map_or(Fate::Conflict, Fate::Unavailable);
+                    return self.end_before(first, fate, &parts, progress);
                 }
             }
         }
@@ -216,15 +234,8 @@ impl Batch<'_> {
         let failure = match result {
             Ok(()) => {
                 let failed = named(part, answer.failed);
-                let behind = |record: &&Arc<Record>| {
-                    let before = |(earlier, _): &(Arc<Record>, _)| {
-                        earlier.sequence < record.sequence && earlier.partition_key == record.partition_key
-                    };
-                    record.partition_key.is_some()
-                        && failed.iter().any(before)
-                        && !failed.iter().any(|(failed, _)| failed.sequence == record.sequence)
-                };
-                if answer.undecodable || part.iter().any(|record| behind(&record)) {
+                let overtaken = |record: &Arc<Record>| stands_behind(record, &failed) && !names(&failed, record);
+                if answer.undecodable || part.iter().any(overtaken) {
                     self.undo(connection, progress).await?;
                     return Ok(RunFate::Without(failed));
                 }
@@ -266,10 +277,11 @@ impl Batch<'_> {
         &self,
         sequence: i64,
         fate: Fate,
-        parts: &VecDeque<Vec<Arc<Record>>>,
+        parts: &VecDeque<Part>,
         progress: &mut Progress,
     ) -> Result<Option<i64>, Halt> {
-        let waiting = parts.iter().chain(progress.runs.0.iter().map(|run| &run.records)).flatten();
+        let runs = progress.runs.0.iter().map(|run| &run.records[..]);
+        let waiting = parts.iter().map(Part::records).chain(runs).flatten();
         if progress.reached > sequence || waiting.map(|record| record.sequence).any(|waiting| waiting < sequence) {
             let parked = progress.parkings.drain(..).filter(|parking| {
                 parking.sequence < sequence && matches!(parking.reason, Reason::Failed | Reason::Snoozed)
@@ -286,12 +298,23 @@ impl Batch<'_> {
 }
 
 /// The events of the run that the handler named, each once and in order.
-fn named(part: &[Arc<Record>], failed: Vec<Failed>) -> Vec<(Arc<Record>, Failure)> {
+fn named(part: &[Arc<Record>], failed: Vec<Failed>) -> Vec<Part> {
     let mut named = BTreeMap::new();
     for Failed { sequence, failure } in failed {
         if let Ok(at) = part.binary_search_by_key(&sequence, |record| record.sequence) {
-            named.insert(sequence, (part[at].clone(), failure));
+            named.insert(sequence, Part::Failed(part[at].clone(), failure));
         }
     }
     named.into_values().collect()
+}
+
+fn names(failed: &[Part], record: &Record) -> bool {
+    failed.iter().flat_map(Part::records).any(|failed| failed.sequence == record.sequence)
+}
+
+/// Whether one of its key that failed stands before it.
+fn stands_behind(record: &Record, failed: &[Part]) -> bool {
+    let before =
+        |failed: &Arc<Record>| failed.sequence < record.sequence && failed.partition_key == record.partition_key;
+    record.partition_key.is_some() && failed.iter().flat_map(Part::records).any(before)
 }

@@ -2,6 +2,7 @@
 
 mod adopt;
 mod all_or_nothing;
+mod batch_handlers;
 mod builds;
 mod consume;
 mod database_trouble;
@@ -21,6 +22,7 @@ mod grants;
 mod groups;
 mod health;
 mod late;
+mod middleware;
 mod migrations;
 mod network;
 mod outages;

@@ -13,7 +13,7 @@ pub use crate::{
     proxy::{Proxy, Way},
     running::Running,
     seen::{Seen, assert_each_once_in_order, seen_by, wait_until_seen},
-    test_log::TestLog,
+    test_log::{TestLog, keys_of_one_partition},
 };
 
 /// How long a test waits for what must come.

@@ -67,3 +67,10 @@ impl TestLog {
         self.database.close().await.expect("the test's database can be dropped");
     }
 }
+
+/// So many keys that live in one partition.
+pub async fn keys_of_one_partition(pool: &PgPool, n: i64) -> Vec<String> {
+    let keys =
+        "select 'k' || i from generate_series(1, 100000) as i where (hashtextextended('k' || i, 0) & 63) = 7 limit $1";
+    sqlx::query_scalar(keys).bind(n).fetch_all(pool).await.expect("keys")
+}

@@ -1,0 +1,488 @@
+use std::{
+    collections::HashMap,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use event_box::{
+    Backoff, BoxError, BuildError, Consumer, Context, Delivery, EventInfo, Failed, Failure, Middleware, Next, Outbox,
+};
+use event_box_tests::{
+    Counted, Logged, Running, Seen, Tallied, TestLog, assert_each_once_in_order, keys_of_one_partition, seen_by,
+    wait_until_seen,
+};
+
+async fn log() -> TestLog {
+    let log = TestLog::new().await;
+    sqlx::raw_sql(Seen::TABLE).execute(&log.pool).await.unwrap();
+    log
+}
+
+/// Writes a run in one statement.
+async fn write<S: Sync>(events: &[Delivery<Counted>], cx: &mut Context<'_, S>) -> Result<(), sqlx::Error> {
+    let keys: Vec<_> = events.iter().map(|delivery| delivery.event.key.clone()).collect();
+    let numbers: Vec<_> = events.iter().map(|delivery| delivery.event.n).collect();
+    let insert = "insert into seen (member, grp, key, n)
+                  select 'run', $1, key, n from unnest($2::text[], $3::bigint[]) with ordinality as u (key, n, i) order by i";
+    sqlx::query(insert).bind(cx.group()).bind(keys).bind(numbers).execute(&mut *cx).await?;
+    Ok(())
+}
+
+async fn emit(log: &TestLog, keys: &[String], numbers: std::ops::RangeInclusive<i64>) {
+    let events: Vec<_> = numbers.flat_map(|n| keys.iter().map(move |key| Counted { key: key.clone(), n })).collect();
+    log.outbox.emit_all(&log.pool, &events).await.unwrap();
+}
+
+/// The lengths of the runs that were handed over, in order.
+#[derive(Default)]
+struct Calls(Mutex<Vec<usize>>);
+
+impl Calls {
+    fn note(&self, events: usize) {
+        self.0.lock().unwrap().push(events);
+    }
+
+    fn lengths(&self) -> Vec<usize> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+#[tokio::test]
+async fn a_handler_is_given_all_its_events_of_a_batch_at_once() {
+    let log = log().await;
+    let keys = keys_of_one_partition(&log.pool, 5).await;
+    emit(&log, &keys, 1..=100).await;
+    let calls: &'static Calls = Box::leak(Box::default());
+    let consumer = Consumer::builder(&log.pool, "g")
+        .state(calls)
+        .on_batch(async |events: Vec<Delivery<Counted>>, cx: &mut Context<'_, &'static Calls>| {
+            cx.state().note(events.len());
+            assert_eq!(events[0].info().id(), cx.id(), "the context tells of the first");
+            assert_eq!(cx.events().count(), events.len());
+            assert!(cx.events().zip(&events).all(|(info, delivery)| info.sequence() == delivery.info().sequence()));
+            write(&events, cx).await
+        })
+        .batch_size(200)
+        .build()
+        .unwrap();
+    let running = Running::start(consumer);
+    wait_until_seen(&log.pool, "g", 500).await;
+    running.stop().await.unwrap();
+    assert_eq!(calls.lengths(), [200, 200, 100]);
+    let all: Vec<i64> = (1..=100).collect();
+    assert!(seen_by(&log.pool, "g").await.into_iter().all(|(_, numbers)| numbers == all));
+    log.close().await;
+}
+
+/// Of each key in turn one for the batch handler and one for another: no key is overtaken, and what does not share a key stays together.
+#[tokio::test]
+async fn a_run_ends_where_an_event_for_another_handler_shares_a_key_with_it() {
+    let log = log().await;
+    let keys = keys_of_one_partition(&log.pool, 3).await;
+    let (a, b, c) = (&keys[0], &keys[1], &keys[2]);
+    let mut tx = log.pool.begin().await.unwrap();
+    let counted = |key: &str, n| Counted { key: key.to_owned(), n };
+    let tallied = |key: &str, n| Tallied { key: key.to_owned(), n };
+    for n in 1..=4 {
+        log.outbox.emit(&mut *tx, &counted(a, n)).await.unwrap();
+    }
+    // Nothing of this key waits: it does not end the run.
+    log.outbox.emit(&mut *tx, &tallied(b, 1)).await.unwrap();
+    log.outbox.emit(&mut *tx, &counted(c, 1)).await.unwrap();
+    log.outbox.emit(&mut *tx, &counted(b, 2)).await.unwrap();
+    // This one does.
+    log.outbox.emit(&mut *tx, &tallied(a, 5)).await.unwrap();
+    log.outbox.emit(&mut *tx, &counted(a, 6)).await.unwrap();
+    log.outbox.emit(&mut *tx, &counted(c, 2)).await.unwrap();
+    tx.commit().await.unwrap();
+    let calls: &'static Calls = Box::leak(Box::default());
+    let consumer = Consumer::builder(&log.pool, "g")
+        .state(calls)
+        .on_batch(async |events: Vec<Delivery<Counted>>, cx: &mut Context<'_, &'static Calls>| {
+            cx.state().note(events.len());
+            write(&events, cx).await
+        })
+        .on(tally)
+        .build()
+        .unwrap();
+    let running = Running::start(consumer);
+    wait_until_seen(&log.pool, "g", 10).await;
+    running.stop().await.unwrap();
+    assert_eq!(calls.lengths(), [6, 2]);
+    let mut expected = vec![(a.clone(), vec![1, 2, 3, 4, 5, 6]), (b.clone(), vec![1, 2]), (c.clone(), vec![1, 2])];
+    expected.sort();
+    assert_eq!(seen_by(&log.pool, "g").await, expected);
+    log.close().await;
+}
+
+async fn tally<S: Sync>(event: Tallied, cx: &mut Context<'_, S>) -> Result<(), sqlx::Error> {
+    Seen::note("single", &Counted { key: event.key, n: event.n }, cx).await
+}
+
+#[derive(Default)]
+struct Poison {
+    calls: AtomicUsize,
+    answer: Option<fn() -> Failure>,
+}
+
+async fn fails_with_a_poison(
+    events: Vec<Delivery<Counted>>,
+    cx: &mut Context<'_, &'static Poison>,
+) -> Result<(), Failure> {
+    cx.state().calls.fetch_add(1, Ordering::Relaxed);
+    write(&events, cx).await?;
+    if events.iter().any(|delivery| delivery.event.n == 77) {
+        return Err(cx.state().answer.map_or_else(|| panic!("77"), |answer| answer()));
+    }
+    Ok(())
+}
+
+/// Whether it fails, rejects, panics or calls the other side down.
+#[tokio::test]
+async fn a_failing_batch_is_narrowed_down_to_the_failing_event() {
+    let answers: [(&str, Option<fn() -> Failure>); 4] = [
+        ("failed", Some(|| Failure::Retry("77".into()))),
+        ("failed", Some(|| Failure::Reject("77".into()))),
+        ("failed", None),
+        ("snoozed", Some(|| Failure::Snooze(Duration::from_secs(3600)))),
+    ];
+    for (i, (reason, answer)) in answers.into_iter().enumerate() {
+        let log = log().await;
+        let keys = keys_of_one_partition(&log.pool, 8).await;
+        // One event of number 77 alone, in the middle of 801, and two more of its key behind it.
+        emit(&log, &keys, 1..=50).await;
+        emit(&log, &keys[..1], 77..=79).await;
+        emit(&log, &keys[1..], 100..=150).await;
+        let poison: &'static Poison = Box::leak(Box::new(Poison { answer, ..Poison::default() }));
+        let consumer = Consumer::builder(&log.pool, "g")
+            .state(poison)
+            .on_batch(fails_with_a_poison)
+            .backoff(Backoff::fixed(Duration::from_secs(3600)))
+            .build()
+            .unwrap();
+        let running = Running::start(consumer);
+        let dead = i == 1;
+        // Snoozed is the run as a whole; a rejected event's key goes on.
+        let expected = if reason == "snoozed" { 0 } else { 400 + 7 * 51 + if dead { 2 } else { 0 } };
+        if expected > 0 {
+            wait_until_seen(&log.pool, "g", expected).await;
+        }
+        let parked = if reason == "snoozed" {
+            760
+        } else if dead {
+            1
+        } else {
+            3
+        };
+        log.wait_until("select count(*) from event_box.parked", parked).await;
+        running.stop().await.unwrap();
+        assert_eq!(log.number("select count(*) from seen").await, expected, "{i}: nothing twice");
+        assert_eq!(log.number("select count(*) from event_box.parked").await, parked, "{i}");
+        let named: Vec<(i64, i32)> = sqlx::query_as(
+            "select (e.payload ->> 'n')::bigint, attempts from event_box.parked join event_box.events as e using (partition, sequence)
+             where reason = 'failed'",
+        )
+        .fetch_all(&log.pool)
+        .await
+        .unwrap();
+        match reason {
+            "failed" => assert_eq!(named, [(77, 1)], "{i}"),
+            _ => assert_eq!(log.number("select sum(attempts)::bigint from event_box.parked").await, 0),
+        }
+        let calls = poison.calls.load(Ordering::Relaxed);
+        assert!(calls <= 24, "{i}: {calls} calls for 760 events");
+        log.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_run_that_calls_the_other_side_down_parks_nothing_and_its_poison_is_found_by_the_probe() {
+    let log = log().await;
+    let keys = keys_of_one_partition(&log.pool, 8).await;
+    emit(&log, &keys, 1..=50).await;
+    emit(&log, &keys[..1], 77..=79).await;
+    emit(&log, &keys[1..], 100..=120).await;
+    let poison: &'static Poison =
+        Box::leak(Box::new(Poison { answer: Some(|| Failure::Unavailable("77".into())), ..Poison::default() }));
+    let consumer = Consumer::builder(&log.pool, "g")
+        .state(poison)
+        .on_batch(fails_with_a_poison)
+        .backoff(Backoff::fixed(Duration::from_secs(3600)))
+        .build()
+        .unwrap();
+    let running = Running::start(consumer);
+    wait_until_seen(&log.pool, "g", 400 + 7 * 21).await;
+    running.stop().await.unwrap();
+    assert_eq!(log.number("select count(*) from event_box.parked where reason = 'failed' and attempts = 1").await, 1);
+    assert_eq!(log.number("select count(*) from event_box.parked where reason = 'waiting'").await, 2);
+    assert_eq!(log.number("select count(*) from seen").await, 400 + 7 * 21);
+    log.close().await;
+}
+
+/// Names what it did not write: numbers that seven divides.
+async fn leaves_some_out(
+    events: Vec<Delivery<Counted>>,
+    cx: &mut Context<'_, &'static Calls>,
+) -> Result<Vec<Failed>, sqlx::Error> {
+    cx.state().note(events.len());
+    let (left_out, written): (Vec<_>, Vec<_>) =
+        events.into_iter().partition(|delivery| delivery.event.n % 7 == 0 && delivery.info().attempt() == 1);
+    write(&written, cx).await?;
+    Ok(left_out.iter().map(|delivery| delivery.failed("seven")).collect())
+}
+
+#[tokio::test]
+async fn what_an_answer_leaves_out_is_parked_and_the_rest_is_written() {
+    let log = log().await;
+    let keys = keys_of_one_partition(&log.pool, 70).await;
+    // One event a key: nothing stands behind what is left out.
+    let events: Vec<_> = keys.iter().zip(1..).map(|(key, n)| Counted { key: key.clone(), n }).collect();
+    log.outbox.emit_all(&log.pool, &events).await.unwrap();
+    let calls: &'static Calls = Box::leak(Box::default());
+    let consumer = || {
+        Consumer::builder(&log.pool, "g")
+            .state(calls)
+            .on_batch(leaves_some_out)
+            .backoff(Backoff::fixed(Duration::from_millis(100)))
+            .build()
+            .unwrap()
+    };
+    let running = Running::start(consumer());
+    wait_until_seen(&log.pool, "g", 70).await;
+    assert_eq!(calls.lengths()[0], 70);
+    assert!(calls.lengths()[1..].iter().all(|length| *length == 1), "what was parked comes alone");
+    // Two keys, with others behind: the call is made again without those.
+    emit(&log, &keys[..2], 101..=140).await;
+    wait_until_seen(&log.pool, "g", 70 + 80).await;
+    running.stop().await.unwrap();
+    for key in &keys[..2] {
+        let numbers: Vec<i64> = sqlx::query_scalar("select n from seen where key = $1 and n > 100 order by at")
+            .bind(key)
+            .fetch_all(&log.pool)
+            .await
+            .unwrap();
+        assert_eq!(numbers, (101..=140).collect::<Vec<_>>(), "{key}");
+    }
+    assert_eq!(log.number("select count(*) from event_box.parked").await, 0);
+    log.close().await;
+}
+
+#[tokio::test]
+async fn a_payload_that_does_not_decode_is_parked_alone() {
+    let log = log().await;
+    let keys = keys_of_one_partition(&log.pool, 4).await;
+    emit(&log, &keys, 1..=10).await;
+    let broken = r#"select event_box.emit('test.counted', '{"key": "k", "n": "eleven"}', $1)"#;
+    sqlx::query(broken).bind(&keys[0]).execute(&log.pool).await.unwrap();
+    emit(&log, &keys, 12..=20).await;
+    let calls: &'static Calls = Box::leak(Box::default());
+    let consumer = Consumer::builder(&log.pool, "g").state(calls).on_batch(
+        async |events: Vec<Delivery<Counted>>, cx: &mut Context<'_, &'static Calls>| {
+            cx.state().note(events.len());
+            write(&events, cx).await
+        },
+    );
+    let running = Running::start(consumer.build().unwrap());
+    wait_until_seen(&log.pool, "g", 40 + 27).await;
+    log.wait_until("select count(*) from event_box.parked", 10).await;
+    running.stop().await.unwrap();
+    assert_eq!(calls.lengths(), [67], "called once, without it and what stands behind it");
+    let error: String = sqlx::query_scalar("select error from event_box.parked where reason = 'failed'")
+        .fetch_one(&log.pool)
+        .await
+        .unwrap();
+    assert!(error.contains("at `n`"), "the path: {error}");
+    log.close().await;
+}
+
+#[tokio::test]
+async fn a_run_that_takes_too_long_is_tried_event_by_event() {
+    let logged = Logged::here();
+    let log = log().await;
+    let keys = keys_of_one_partition(&log.pool, 5).await;
+    emit(&log, &keys, 1..=4).await;
+    let consumer = Consumer::builder(&log.pool, "g")
+        .on_batch(async |events: Vec<Delivery<Counted>>, cx: &mut Context<'_>| -> Result<(), BoxError> {
+            let slow = events.iter().any(|delivery| delivery.event.n == 3);
+            write(&events, cx).await?;
+            if slow {
+                sqlx::query("select pg_sleep(600)").execute(&mut *cx).await?;
+            }
+            Ok(())
+        })
+        .handler_timeout(Duration::from_millis(500))
+        .backoff(Backoff::fixed(Duration::from_secs(3600)))
+        .build()
+        .unwrap();
+    let running = Running::start(consumer);
+    log.wait_until("select count(*) from event_box.parked where reason = 'failed'", 5).await;
+    wait_until_seen(&log.pool, "g", 10).await;
+    running.stop().await.unwrap();
+    assert_eq!(log.number("select count(*) from seen").await, 10, "1 and 2 of each key, once");
+    assert_eq!(log.number("select count(*) from event_box.parked where reason = 'waiting'").await, 5);
+    assert!(logged.times("a batch was refused, its events are tried one by one") >= 1);
+    log.close().await;
+}
+
+struct ByTenant;
+
+impl<S: Sync + 'static> Middleware<S> for ByTenant {
+    async fn deliver(&self, cx: &mut Context<'_, S>, next: Next<'_, S>) -> Result<(), Failure> {
+        let tenant = cx.headers().get("tenant").unwrap_or_default();
+        assert!(cx.events().all(|event| event.headers().get("tenant").unwrap_or_default() == tenant));
+        sqlx::query("select set_config('app.tenant', $1, true)").bind(tenant).execute(&mut *cx).await?;
+        next.run(cx).await
+    }
+
+    fn together(&self, first: &EventInfo<'_>, next: &EventInfo<'_>) -> bool {
+        first.headers().get("tenant") == next.headers().get("tenant")
+    }
+}
+
+#[tokio::test]
+async fn middleware_says_what_may_not_be_in_one_run() {
+    let log = log().await;
+    log.sql("create table owned (tenant text not null default current_setting('app.tenant'), n bigint not null)").await;
+    let keys = keys_of_one_partition(&log.pool, 1).await;
+    let tenants = [Some("acme"), Some("acme"), None, Some("zenith"), Some("acme"), None, None];
+    for (tenant, n) in tenants.iter().zip(1..) {
+        let outbox = tenant.iter().fold(Outbox::new(), |outbox, tenant| outbox.header("tenant", *tenant));
+        outbox.emit(&log.pool, &Counted { key: keys[0].clone(), n }).await.unwrap();
+    }
+    let consumer = Consumer::builder(&log.pool, "g")
+        .middleware(ByTenant)
+        .on_batch(async |events: Vec<Delivery<Counted>>, cx: &mut Context<'_>| {
+            let numbers: Vec<_> = events.iter().map(|delivery| delivery.event.n).collect();
+            sqlx::query("insert into owned (n) select * from unnest($1::bigint[])")
+                .bind(numbers)
+                .execute(&mut *cx)
+                .await?;
+            write(&events, cx).await
+        })
+        .build()
+        .unwrap();
+    let running = Running::start(consumer);
+    wait_until_seen(&log.pool, "g", 7).await;
+    running.stop().await.unwrap();
+    let owned: Vec<String> =
+        sqlx::query_scalar("select tenant from owned order by n").fetch_all(&log.pool).await.unwrap();
+    assert_eq!(owned, tenants.map(Option::unwrap_or_default));
+    log.close().await;
+}
+
+#[tokio::test]
+async fn a_topic_has_one_batch_handler_and_no_other() {
+    let log = TestLog::new().await;
+    async fn batch(_: Vec<Delivery<Counted>>, _: &mut Context<'_>) -> Result<(), BoxError> {
+        Ok(())
+    }
+    async fn single(_: Counted, _: &mut Context<'_>) -> Result<(), BoxError> {
+        Ok(())
+    }
+    for refused in [
+        Consumer::builder(&log.pool, "g").on_batch(batch).on(single).build(),
+        Consumer::builder(&log.pool, "g").on(single).on_batch(batch).build(),
+        Consumer::builder(&log.pool, "g").on_batch(batch).on_batch(batch).build(),
+    ] {
+        let Err(error @ BuildError::BatchHandlerShares { topic: "test.counted" }) = refused else { panic!() };
+        assert!(error.to_string().contains("a group of its own"), "{error}");
+    }
+    log.close().await;
+}
+
+/// Whatever goes wrong, in whichever mode: every event's effect once, each key in order over both handlers.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_doubled_or_out_of_order_whatever_runs_answer() {
+    #[derive(Default)]
+    struct Whims(Mutex<HashMap<(String, i64), u32>>);
+
+    impl Whims {
+        /// Bad-tempered the first few times it sees an event.
+        fn of(&self, key: &str, n: i64) -> Option<Failure> {
+            let mut seen = self.0.lock().unwrap();
+            let times = seen.entry((key.to_owned(), n)).or_default();
+            *times += 1;
+            if *times > 3 || fastrand::u8(..) > 8 {
+                return None;
+            }
+            Some(match fastrand::u8(0..5) {
+                0 => Failure::Unavailable("whim".into()),
+                1 => Failure::Snooze(Duration::from_millis(2)),
+                _ => Failure::Retry("whim".into()),
+            })
+        }
+    }
+
+    let seed =
+        std::env::var("EVENT_BOX_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+    println!("EVENT_BOX_SEED={seed}");
+    for all_or_nothing in [false, true] {
+        fastrand::seed(seed);
+        let log = log().await;
+        log.sql("create table counters (key text primary key, n bigint not null)").await;
+        let mut keys = keys_of_one_partition(&log.pool, 12).await;
+        keys.push("elsewhere".to_owned());
+        let mut n: HashMap<&String, i64> = HashMap::new();
+        let mut tx = log.pool.begin().await.unwrap();
+        for _ in 0..1_500 {
+            let key = &keys[fastrand::usize(..keys.len())];
+            let n = n.entry(key).or_default();
+            *n += 1;
+            let key = key.clone();
+            // Stretches of one kind, and single ones between.
+            if *n / 10 % 2 == 0 && fastrand::u8(..) < 230 {
+                log.outbox.emit(&mut *tx, &Counted { key, n: *n }).await.unwrap();
+            } else {
+                log.outbox.emit(&mut *tx, &Tallied { key, n: *n }).await.unwrap();
+            }
+        }
+        for (key, n) in &n {
+            sqlx::query("insert into counters values ($1, $2)").bind(key).bind(n).execute(&mut *tx).await.unwrap();
+        }
+        tx.commit().await.unwrap();
+        let whims: &'static Whims = Box::leak(Box::default());
+        let builder = Consumer::builder(&log.pool, "g")
+            .state(whims)
+            .on_batch(
+                async |events: Vec<Delivery<Counted>>,
+                       cx: &mut Context<'_, &'static Whims>|
+                       -> Result<Vec<Failed>, Failure> {
+                    let whim = |delivery: &Delivery<Counted>| cx.state().of(&delivery.event.key, delivery.event.n);
+                    let whims: Vec<_> = events.iter().map(whim).collect();
+                    if fastrand::bool() {
+                        let (mut written, mut failed) = (Vec::new(), Vec::new());
+                        for (delivery, whim) in events.into_iter().zip(whims) {
+                            match whim {
+                                Some(failure) => failed.push(delivery.failed(failure)),
+                                None => written.push(delivery),
+                            }
+                        }
+                        write(&written, cx).await?;
+                        return Ok(failed);
+                    }
+                    write(&events, cx).await?;
+                    whims.into_iter().flatten().next().map_or(Ok(Vec::new()), Err)
+                },
+            )
+            .on(async |event: Tallied, cx: &mut Context<'_, &'static Whims>| -> Result<(), Failure> {
+                let whim = cx.state().of(&event.key, event.n);
+                if whim.is_none() || fastrand::bool() {
+                    tally(event, cx).await?;
+                }
+                whim.map_or(Ok(()), Err)
+            })
+            .backoff(Backoff::fixed(Duration::from_millis(1)))
+            .max_attempts(1_000)
+            .workers(2);
+        let consumer = if all_or_nothing { builder.all_or_nothing() } else { builder }.batch_size(300).build().unwrap();
+        let running = Running::start(consumer);
+        wait_until_seen(&log.pool, "g", 1_500).await;
+        running.stop().await.unwrap();
+        assert_each_once_in_order(&log.pool, "g").await;
+        assert_eq!(log.number("select count(*) from event_box.parked").await, 0);
+        log.close().await;
+    }
+}
