@@ -9,7 +9,8 @@ use crate::{
     batch::{Batch, BatchError, Halt, Unavailable},
     error::BoxError,
     failure::{Failure, chain, is_conflict, is_in_failed_transaction, is_outage},
-    parked::{Parking, Reason, Tries},
+    parked::{Parking, Tries},
+    policy::Policy,
     progress::{Doubt, Progress},
     record::Record,
     verdict::{Charge, Verdict},
@@ -37,7 +38,14 @@ impl Batch<'_> {
     ) -> Result<Fate, Halt> {
         let sequence = record.sequence;
         if self.dispatch.topics().binary_search(&record.topic).is_err() {
-            return Ok(Fate::Parked(self.no_handler(record)));
+            let group = self.partition.group;
+            tracing::debug!(
+                group,
+                topic = record.topic,
+                sequence,
+                "there is no handler for this topic here, its event waits for a process with one"
+            );
+            return Ok(Fate::Parked(Parking::no_handler(record)));
         }
         if let Some(fate) = progress.fates.get(&sequence) {
             progress.recalled += 1;
@@ -89,29 +97,12 @@ impl Batch<'_> {
         {
             return Err(Halt::Hidden);
         }
-        let fate = self.failed(record, tries, failure, progress.done.handled > 0);
+        let fate = fate(self.policy, record, tries, failure, progress.done.handled > 0);
         if savepoint.cannot_undo() {
             return Err(Halt::Again(vec![(sequence, fate)]));
         }
         self.within(savepoint.undo(connection)).await.map_err(judged)?;
         Ok(self.doubt(record, tries, fate, progress))
-    }
-
-    /// What becomes of an event whose handler failed.
-    pub(crate) fn failed(&self, record: &Record, tries: Tries, failure: Failure, after_others: bool) -> Fate {
-        let unavailable = |error| {
-            let (sequence, tried_before) = (record.sequence, tries.attempts > 0);
-            Fate::Unavailable(Unavailable { sequence, error, tried_before, alone: false })
-        };
-        let judge = |error: BoxError, charge| Fate::Parked(self.policy.judge(record, tries, &verdict(&*error, charge)));
-        match failure {
-            Failure::Retry(error) if after_others && is_conflict(&*error) => Fate::Conflict,
-            Failure::Retry(error) if is_outage(&*error) => unavailable(chain(&*error)),
-            Failure::Retry(error) => judge(error, Charge::Attempt),
-            Failure::Reject(error) => judge(error, Charge::Rejection),
-            Failure::Unavailable(error) => unavailable(chain(&*error)),
-            Failure::Snooze(wait) => Fate::Parked(Parking::snoozed(record, tries, wait)),
-        }
     }
 
     /// The suspect of an outage is parked for now, so that one of another key can be tried.
@@ -174,17 +165,22 @@ impl Batch<'_> {
         }
         Ok(())
     }
+}
 
-    /// Another process of the group may know the topic: during a rolling deployment, the newer one.
-    fn no_handler(&self, record: &Record) -> Parking {
-        let (group, topic, sequence) = (self.partition.group, &record.topic, record.sequence);
-        tracing::debug!(
-            group,
-            topic,
-            sequence,
-            "there is no handler for this topic here, its event waits for a process with one"
-        );
-        Parking { reason: Reason::NoHandler, ..Parking::waiting(record) }
+/// What becomes of an event whose handler failed.
+pub(crate) fn fate(policy: &Policy, record: &Record, tries: Tries, failure: Failure, after_others: bool) -> Fate {
+    let unavailable = |error| {
+        let (sequence, tried_before) = (record.sequence, tries.attempts > 0);
+        Fate::Unavailable(Unavailable { sequence, error, tried_before, alone: false })
+    };
+    let judge = |error: BoxError, charge| Fate::Parked(policy.judge(record, tries, &verdict(&*error, charge)));
+    match failure {
+        Failure::Retry(error) if after_others && is_conflict(&*error) => Fate::Conflict,
+        Failure::Retry(error) if is_outage(&*error) => unavailable(chain(&*error)),
+        Failure::Retry(error) => judge(error, Charge::Attempt),
+        Failure::Reject(error) => judge(error, Charge::Rejection),
+        Failure::Unavailable(error) => unavailable(chain(&*error)),
+        Failure::Snooze(wait) => Fate::Parked(Parking::snoozed(record, tries, wait)),
     }
 }
 

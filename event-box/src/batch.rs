@@ -74,6 +74,10 @@ pub(crate) struct Done {
     pub(crate) more: bool,
     /// The savepoints ran out: reading more than that many events would be wasted.
     pub(crate) out_of_savepoints: bool,
+    /// Handlers of a concurrent group were still to be called when the batch's time was up.
+    pub(crate) out_of_time: bool,
+    /// Events still go one a transaction, after a death.
+    pub(crate) careful: bool,
     /// The other side is down; the batch ended before that event.
     pub(crate) unavailable: Option<Unavailable>,
     /// Events whose verdicts were carried out.
@@ -146,7 +150,7 @@ impl Batch<'_> {
         let care = self.care(connection, &claim, session).await?;
         if care.waits {
             self.within(self.partition.advance(connection, &Advance::Nothing, care.left)).await?;
-            return Ok(Some(Done { waits: true, ..Done::default() }));
+            return Ok(Some(Done { waits: true, careful: true, ..Done::default() }));
         }
         let mut progress = Progress::new(Instant::now(), care, self.policy.mode == Mode::AllOrNothing);
         let undoable =
@@ -188,6 +192,7 @@ impl Batch<'_> {
             self.within(self.partition.end(connection, watch.process.id, &done.judged)).await?;
         }
         let careful = progress.careful();
+        progress.done.careful = careful > 0;
         self.within(self.partition.advance(connection, &advance, careful)).await?;
         Ok(Some(progress.done))
     }

@@ -125,7 +125,7 @@ impl Consumer {
         let shutdown = shutdown.child_token();
         let Some(started) = shutdown.run_until_cancelled(self.start()).await else { return Ok(()) };
         started?;
-        let Self { log, group, dispatch, detached: _, settings } = self;
+        let Self { log, group, dispatch, detached, settings } = self;
         tracing::info!(group, topics = ?dispatch.topics(), workers = settings.workers, "consuming");
         let pulse = log.pulse().join(log.pool(), log.schema(), settings.poll_interval);
         // Ends with this call, also where that is dropped.
@@ -141,7 +141,8 @@ impl Consumer {
         let process = Process::new(log.clone(), group.clone());
         let (policy, dead_letter_hook) = (settings.policy, settings.dead_letter_hook);
         let shared = Arc::new(Shared { log, group, dispatch, policy, dead_letter_hook, process, shutdown });
-        let scheduler = Scheduler::new(shared.clone(), pulse, settings.workers, settings.poll_interval);
+        let concurrent = detached.zip(settings.concurrency);
+        let scheduler = Scheduler::new(shared.clone(), pulse, settings.workers, settings.poll_interval, concurrent);
         let ended = scheduler.run(settings.shutdown_timeout).await;
         tracing::info!(group = shared.group, "stopped consuming");
         ended

@@ -105,6 +105,11 @@ impl Batch<'_> {
                 if let Some(end) = self.make_way(connection, &record, handler, progress).await? {
                     return Ok(ended(&passed, end));
                 }
+                // What went out may have taken the last savepoint.
+                if self.must_end(progress) {
+                    next = Some(sequence);
+                    break;
+                }
                 if row.behind || progress.is_blocked(&record) {
                     progress.park(Parking::waiting(&record));
                 } else if let Some(handler) = handler {

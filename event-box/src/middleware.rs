@@ -40,14 +40,14 @@ use crate::{
 /// }
 /// ```
 ///
-/// What wants nothing of the transaction serves both modes:
+/// What wants nothing of the transaction serves both modes, and names the lifetime:
 ///
 /// ```
 /// # use event_box::{Failure, GroupMode, Middleware, Next};
 /// struct Timed;
 ///
 /// impl<S: Sync, M: GroupMode> Middleware<S, M> for Timed {
-///     async fn deliver(&self, cx: &mut M::Context<'_, S>, next: Next<'_, S, M>) -> Result<(), Failure> {
+///     async fn deliver<'c>(&self, cx: &mut M::Context<'c, S>, next: Next<'c, S, M>) -> Result<(), Failure> {
 ///         let (topic, started) = (cx.topic(), std::time::Instant::now());
 ///         let handled = next.run(cx).await;
 ///         println!("{topic} took {:?}, ok: {}", started.elapsed(), handled.is_ok());
@@ -59,7 +59,7 @@ pub trait Middleware<S: Sync = (), M: GroupMode = Transactional>: Send + Sync + 
     /// Wraps one delivery. Called for one event of a key at a time; for a batch handler once a run, whose events are
     /// [`Context::events`](crate::Context::events).
     ///
-    /// (One lifetime in the trait: in an implementation `cx: &mut Context<'_, S>, next: Next<'_, S>` is right.)
+    /// (Where the context's type is spelt out, `'_` will do: `cx: &mut Context<'_, S>, next: Next<'_, S>`.)
     ///
     /// # Errors
     /// As a handler's: what was written for the event is undone, and it is tried again, rejected or snoozed as [`Failure`] says.

@@ -60,6 +60,11 @@ impl Parking {
         }
     }
 
+    /// Another process of the group may know the topic: during a rolling deployment, the newer one.
+    pub(crate) fn no_handler(record: &Record) -> Self {
+        Self { reason: Reason::NoHandler, ..Self::waiting(record) }
+    }
+
     /// Whether later events of its key wait behind it.
     pub(crate) fn blocks(&self) -> bool {
         !self.dead || self.holds_key

@@ -51,9 +51,14 @@ impl Ready {
         Some(partition)
     }
 
+    /// Those that wait, the next first.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = i16> {
+        self.queue.iter().copied()
+    }
+
     /// The next to be claimed that is not this one.
     pub(crate) fn pop_except(&mut self, partition: i16) -> Option<i16> {
-        let next = *self.queue.iter().find(|next| **next != partition)?;
+        let next = self.waiting().find(|next| *next != partition)?;
         self.take(next).then_some(next)
     }
 

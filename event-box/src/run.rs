@@ -7,7 +7,7 @@ use std::{
 use sqlx::PgConnection;
 
 use crate::{
-    attempt::{Fate, connection_lost, swallowed},
+    attempt::{Fate, connection_lost, fate, swallowed},
     batch::{Batch, BatchError, Halt, Unavailable},
     event_info::EventInfo,
     failed::Failed,
@@ -155,7 +155,7 @@ impl Batch<'_> {
                     continue;
                 }
                 Part::Failed(record, failure) => {
-                    match self.failed(&record, Tries::default(), failure, progress.done.handled > 0) {
+                    match fate(self.policy, &record, Tries::default(), failure, progress.done.handled > 0) {
                         Fate::Parked(parking) => progress.park(parking),
                         fate => return self.end_before(record.sequence, fate, &parts, progress),
                     }

@@ -1,5 +1,6 @@
 mod idle;
 mod outcome;
+mod rounds;
 #[cfg(test)]
 mod tests;
 
@@ -10,7 +11,11 @@ use std::{
 };
 
 use sqlx::{Postgres, pool::PoolConnection};
-use tokio::{sync::watch, task::JoinSet, time::Instant};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::Instant,
+};
 
 use crate::{
     batch::{Assignment, BatchError, Done},
@@ -19,7 +24,10 @@ use crate::{
     poll::Poll,
     pulse::{Pulse, Server},
     ready::Ready,
+    round::{Concurrency, Finish},
+    router::DispatchDetached,
     run_error::RunError,
+    slots::Slots,
     trouble::Trouble,
     verdict::Verdicts,
     worker::{Answer, Shared},
@@ -60,16 +68,36 @@ pub(crate) struct Scheduler {
     probing: Option<i16>,
     /// Nothing may be delivered, as the last look said.
     paused: bool,
+    /// What a concurrent group's rounds need.
+    concurrency: Option<Concurrency>,
+    /// A round is taking partitions.
+    claiming: bool,
+    released: mpsc::UnboundedReceiver<Vec<i16>>,
+    /// Partitions of a concurrent group whose events go one at a time, after a death.
+    careful: HashSet<i16>,
 }
 
 enum Finished {
     Batch(i16, Answer<Result<Option<Done>, BatchError>>),
+    Round(Vec<i16>, Answer<Result<Vec<(i16, Finish)>, BatchError>>),
     Look(Option<Arc<Poll>>, Answer<Result<Option<Look>, sqlx::Error>>),
 }
 
 impl Scheduler {
-    pub(crate) fn new(shared: Arc<Shared>, pulse: Arc<Pulse>, workers: usize, poll_interval: Duration) -> Self {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        pulse: Arc<Pulse>,
+        workers: usize,
+        poll_interval: Duration,
+        concurrent: Option<(Arc<dyn DispatchDetached>, usize)>,
+    ) -> Self {
         let now = Instant::now();
+        let (sender, released) = mpsc::unbounded_channel();
+        let concurrency = concurrent.map(|(handlers, size)| Concurrency {
+            handlers,
+            slots: Arc::new(Slots::new(size)),
+            released: sender,
+        });
         Self {
             limit: shared.policy.batch_size,
             shared,
@@ -93,6 +121,10 @@ impl Scheduler {
             outage: None,
             probing: None,
             paused: false,
+            concurrency,
+            claiming: false,
+            released,
+            careful: HashSet::new(),
         }
     }
 
@@ -129,6 +161,10 @@ impl Scheduler {
                         self.connections.extend(connection);
                         self.batch_finished(partition, result)?;
                     }
+                    Ok(Finished::Round(taken, (connection, result))) => {
+                        self.connections.extend(connection);
+                        self.round_finished(taken, result)?;
+                    }
                     Ok(Finished::Look(poll, (connection, result))) => {
                         self.connections.extend(connection);
                         self.look_finished(poll, result)?;
@@ -138,6 +174,8 @@ impl Scheduler {
                     // Handlers' panics are caught where they are called: this one is ours.
                     Err(error) => std::panic::resume_unwind(error.into_panic()),
                 },
+                Some(partitions) = self.released.recv() => self.released(partitions),
+                () = freed(self.concurrency.as_ref()) => {}
                 hint = hints.recv() => self.hear(hint),
                 Ok(()) = server.changed() => self.compare(&server)?,
                 () = tokio::time::sleep_until(wake_at) => {}
@@ -153,10 +191,14 @@ impl Scheduler {
             self.look_wanted = true;
             self.look_at = now + LOOK_ANYWAY;
         }
-        while self.tasks.len() < self.workers {
+        // Handlers that wait for others keep a round's worker for long: a look must not wait for them.
+        let look = usize::from(self.concurrency.is_some() && !self.looking);
+        while self.tasks.len() < self.workers + look {
             // Busy partitions must not keep us from seeing the others.
             let look_first = self.look_wanted && !self.looking && now >= self.looked_at + self.poll_interval;
-            if let Some((partition, assignment)) = (!look_first).then(|| self.next_batch()).flatten() {
+            let rounds = self.tasks.len() < self.workers;
+            if !look_first && rounds && self.start_round() {
+            } else if let Some((partition, assignment)) = (!look_first && rounds).then(|| self.next_batch()).flatten() {
                 let (shared, connection) = (self.shared.clone(), self.connections.pop());
                 self.tasks.spawn(async move {
                     Finished::Batch(partition, shared.batch(connection, partition, &assignment).await)
@@ -190,10 +232,19 @@ impl Scheduler {
         }
     }
 
+    fn next_alone(&mut self) -> Option<i16> {
+        let partition = self.ready.waiting().find(|partition| self.goes_alone(*partition))?;
+        self.ready.take(partition).then_some(partition)
+    }
+
     fn next_batch(&mut self) -> Option<(i16, Assignment)> {
         let (partition, events, suspect) = match self.outage.as_ref().map(Outage::next) {
             None => {
-                let partition = self.next_ready()?;
+                // What is not for batches of one is for rounds.
+                let partition = match self.concurrency {
+                    None => self.next_ready()?,
+                    Some(_) => self.next_alone()?,
+                };
                 let narrowed = self.narrowed.contains(&partition);
                 (partition, if narrowed { 1 } else { self.limit }, None)
             }
@@ -215,5 +266,13 @@ impl Scheduler {
         self.probing = self.outage.is_some().then_some(partition);
         let verdicts = self.verdicts.get(&partition).cloned().unwrap_or_default();
         Some((partition, Assignment { rows: self.limit, events, verdicts, suspect }))
+    }
+}
+
+/// Waits until a concurrent group has room for more; for ever where the group is none.
+async fn freed(concurrency: Option<&Concurrency>) {
+    match concurrency {
+        Some(concurrency) => concurrency.slots.freed().await,
+        None => std::future::pending().await,
     }
 }

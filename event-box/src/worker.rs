@@ -54,7 +54,7 @@ impl Held {
         drop(self.into_inner());
     }
 
-    fn into_inner(mut self) -> Option<PoolConnection<Postgres>> {
+    pub(crate) fn into_inner(mut self) -> Option<PoolConnection<Postgres>> {
         self.0.take()
     }
 }
@@ -71,7 +71,7 @@ impl Drop for Held {
 pub(crate) type Answer<T> = (Option<PoolConnection<Postgres>>, T);
 
 impl Shared {
-    async fn connect(&self, kept: Option<PoolConnection<Postgres>>) -> Result<Held, sqlx::Error> {
+    pub(crate) async fn connect(&self, kept: Option<PoolConnection<Postgres>>) -> Result<Held, sqlx::Error> {
         match kept {
             Some(connection) => Ok(Held(Some(connection))),
             None => Held::acquire(self.log.pool()).await,
@@ -139,7 +139,8 @@ impl Shared {
         let connection = held.connection()?;
         let schema = self.log.schema();
         let partition = Partition { schema, group: &self.group, number: partition };
-        let begin = AssertSqlSafe(self.begin()).into_sql_str();
+        // A handler that takes too long is ended by the client.
+        let begin = AssertSqlSafe(self.begin(self.policy.handler_timeout + Duration::from_secs(15))).into_sql_str();
         let mut tx = within(self.policy.statement_timeout(), connection.begin_with(begin)).await?;
         let (opening, session): (_, Session) =
             within(self.policy.statement_timeout(), open(&mut tx, partition)).await?;
@@ -160,10 +161,10 @@ impl Shared {
 
     /// A worker whose host or network died frees its partition within a minute: the server ends a transaction that stands idle for longer
     /// than any handler may take, and a connection whose client stopped answering.
-    fn begin(&self) -> String {
-        // Our own statements need time too; a handler that takes too long is ended by the client.
+    pub(crate) fn begin(&self, idle: Duration) -> String {
+        // Our own statements need time too.
         let statement = self.policy.handler_timeout.max(Duration::from_secs(30)).as_millis();
-        let idle = (self.policy.handler_timeout + Duration::from_secs(15)).as_millis();
+        let idle = idle.as_millis();
         format!(
             "begin isolation level read committed; set local statement_timeout = {statement}; \
              set local idle_in_transaction_session_timeout = {idle}; set local tcp_keepalives_idle = 20; \

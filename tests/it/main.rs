@@ -4,6 +4,7 @@ mod adopt;
 mod all_or_nothing;
 mod batch_handlers;
 mod builds;
+mod concurrent;
 mod consume;
 mod database_trouble;
 mod dead_letter_policy;

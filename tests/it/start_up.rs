@@ -80,7 +80,7 @@ async fn what_cannot_work_is_refused_when_it_is_built() {
     let log = TestLog::empty().await;
     let small = sqlx::postgres::PgPoolOptions::new().max_connections(5).connect_lazy(log.url()).unwrap();
     let error = Consumer::builder(&small, "g").on(ignore).build().unwrap_err();
-    assert!(matches!(error, BuildError::PoolTooSmall { max_connections: 5, workers: 4 }), "{error:?}");
+    assert!(matches!(error, BuildError::PoolTooSmall { max_connections: 5, workers: 4, needed: 7 }), "{error:?}");
     assert!(error.to_string().contains("need 7"), "{error}");
     assert!(Consumer::builder(&small, "g").on(ignore).workers(2).build().is_ok());
     let error = Consumer::builder(&log.pool, "g").build().unwrap_err();

@@ -51,14 +51,15 @@ pub enum BuildError {
     },
     /// The pool is too small: workers would wait for each other's connections.
     #[error(
-        "the pool allows {max_connections} connections, {workers} workers need {}: raise `max_connections`, or lower `.workers(..)`",
-        workers.saturating_add(SHARED_CONNECTIONS)
+        "the pool allows {max_connections} connections, {workers} workers need {needed}: raise `max_connections`, or lower `.workers(..)`"
     )]
     PoolTooSmall {
         /// What the pool allows.
         max_connections: u32,
         /// The workers asked for.
         workers: usize,
+        /// What these need, with what the group needs beside them.
+        needed: usize,
     },
 }
 
@@ -117,8 +118,11 @@ impl<S: Send + Sync + 'static, R, M: GroupMode> ConsumerBuilder<S, R, M> {
             return Err(BuildError::Zero { setting });
         }
         let max_connections = log.pool().options().get_max_connections();
-        if (max_connections as usize) < settings.workers.saturating_add(SHARED_CONNECTIONS) {
-            return Err(BuildError::PoolTooSmall { max_connections, workers: settings.workers });
+        // Rounds keep their workers for as long as handlers wait: looks have a connection of their own there.
+        let beside = SHARED_CONNECTIONS + usize::from(settings.concurrency.is_some());
+        let (workers, needed) = (settings.workers, settings.workers.saturating_add(beside));
+        if (max_connections as usize) < needed {
+            return Err(BuildError::PoolTooSmall { max_connections, workers, needed });
         }
         Ok((log, group, Router::new(state, routes, middleware), settings))
     }

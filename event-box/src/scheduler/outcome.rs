@@ -38,9 +38,11 @@ impl Scheduler {
                 if !done.more || !done.judged.is_empty() {
                     self.narrowed.remove(&partition);
                 }
+                if !done.careful {
+                    self.careful.remove(&partition);
+                }
                 self.look_wanted = true;
-                self.limit =
-                    if done.out_of_savepoints { MAX_SAVEPOINTS as usize } else { self.shared.policy.batch_size };
+                self.limit = self.next_limit(&done);
                 more = done.more;
                 match &done.unavailable {
                     Some(unavailable) => self.unavailable(partition, probed, unavailable.clone()),
@@ -79,6 +81,16 @@ impl Scheduler {
         self.settled = None;
         self.ready.finished(partition, more);
         Ok(())
+    }
+
+    /// How many rows the next batch reads: no more than it can use.
+    fn next_limit(&self, done: &Done) -> usize {
+        let all = self.shared.policy.batch_size;
+        match done {
+            Done { out_of_savepoints: true, .. } => MAX_SAVEPOINTS as usize,
+            Done { out_of_time: true, handled, .. } => (2 * handled).clamp(16.min(all), all),
+            _ => all,
+        }
     }
 
     pub(super) fn group_removed(&self) -> RunError {

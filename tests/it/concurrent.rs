@@ -1,0 +1,477 @@
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use event_box::{
+    Backoff, BoxError, BuildError, Concurrent, Consumer, Detached, EventBox, Failure, Handle, Middleware, Mode, Next,
+    RunError,
+};
+use event_box_tests::{Counted, Logged, PATIENCE, Running, Tallied, TestLog, keys_of_one_partition};
+use tokio::sync::{Notify, Semaphore};
+
+/// What handlers did, outside of any transaction.
+#[derive(Default)]
+struct Book {
+    begun: Mutex<Vec<(String, i64)>>,
+    ended: Mutex<Vec<(String, i64)>>,
+    /// Keys with a handler at work, and how many there are at most.
+    at_work: Mutex<HashMap<String, usize>>,
+    most: AtomicUsize,
+    changed: Notify,
+}
+
+impl Book {
+    fn leaked() -> &'static Self {
+        Box::leak(Box::default())
+    }
+
+    fn begin(&self, event: &Counted) -> AtWork<'_> {
+        let mut at_work = self.at_work.lock().unwrap();
+        let of_key = at_work.entry(event.key.clone()).or_default();
+        *of_key += 1;
+        assert_eq!(*of_key, 1, "one at a time of key {}", event.key);
+        self.most.fetch_max(at_work.len(), Ordering::Relaxed);
+        self.begun.lock().unwrap().push((event.key.clone(), event.n));
+        self.changed.notify_waiters();
+        AtWork(self, event.key.clone())
+    }
+
+    fn end(&self, event: &Counted) {
+        self.ended.lock().unwrap().push((event.key.clone(), event.n));
+        self.changed.notify_waiters();
+    }
+
+    fn of_key(&self, key: &str) -> Vec<i64> {
+        self.ended.lock().unwrap().iter().filter(|(of, _)| of == key).map(|(_, n)| *n).collect()
+    }
+
+    async fn wait_until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+        let waited = tokio::time::timeout(PATIENCE, async {
+            loop {
+                let changed = self.changed.notified();
+                if holds(self) {
+                    return;
+                }
+                let _ = tokio::time::timeout(Duration::from_millis(20), changed).await;
+            }
+        });
+        assert!(waited.await.is_ok(), "{what}: {:?}", self.ended.lock().unwrap());
+    }
+
+    async fn wait_for(&self, events: usize) {
+        self.wait_until("events", |book| book.ended.lock().unwrap().len() >= events).await;
+    }
+}
+
+struct AtWork<'b>(&'b Book, String);
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        self.0.at_work.lock().unwrap().remove(&self.1);
+        self.0.changed.notify_waiters();
+    }
+}
+
+async fn waits(event: Counted, cx: &mut Detached<'_, &'static Book>) -> Result<(), BoxError> {
+    let _at_work = cx.state().begin(&event);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    cx.state().end(&event);
+    Ok(())
+}
+
+async fn emit(log: &TestLog, keys: &[String], numbers: std::ops::RangeInclusive<i64>) {
+    let events: Vec<_> = numbers.flat_map(|n| keys.iter().map(move |key| Counted { key: key.clone(), n })).collect();
+    log.outbox.emit_all(&log.pool, &events).await.unwrap();
+}
+
+fn many_keys(n: usize) -> Vec<String> {
+    (1..=n).map(|i| format!("key{i}")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn as_many_handlers_as_allowed_run_at_once_and_each_key_is_in_order() {
+    let log = TestLog::new().await;
+    let keys = many_keys(100);
+    emit(&log, &keys, 1..=10).await;
+    let book = Book::leaked();
+    let consumer = Consumer::builder(&log.pool, "g").state(book).concurrent(32).on(waits).build().unwrap();
+    let running = Running::start(consumer);
+    book.wait_for(1_000).await;
+    running.stop().await.unwrap();
+    for key in &keys {
+        assert_eq!(book.of_key(key), (1..=10).collect::<Vec<_>>(), "{key}");
+    }
+    assert_eq!(book.most.load(Ordering::Relaxed), 32);
+    assert_eq!(log.number("select count(*) from event_box.parked").await, 0);
+    log.close().await;
+}
+
+/// One key a partition: it takes many claims to keep the slots busy, of few connections.
+#[tokio::test(flavor = "multi_thread")]
+async fn as_many_partitions_are_claimed_as_it_takes() {
+    let log = TestLog::new().await;
+    let keys: Vec<String> = sqlx::query_scalar(
+        "select min('k' || i) from generate_series(1, 2000) as i group by hashtextextended('k' || i, 0) & 63 limit 40",
+    )
+    .fetch_all(&log.pool)
+    .await
+    .unwrap();
+    emit(&log, &keys, 1..=1).await;
+    let book = Book::leaked();
+    let gate: &'static Semaphore = Box::leak(Box::new(Semaphore::new(0)));
+    let consumer = Consumer::builder(&log.pool, "g")
+        .state((book, gate))
+        .concurrent(40)
+        .workers(1)
+        .on(
+            async |event: Counted,
+                   cx: &mut Detached<'_, (&'static Book, &'static Semaphore)>|
+                   -> Result<(), BoxError> {
+                let (book, gate) = *cx.state();
+                let _at_work = book.begin(&event);
+                gate.acquire().await?.forget();
+                book.end(&event);
+                Ok(())
+            },
+        )
+        .build()
+        .unwrap();
+    let running = Running::start(consumer);
+    book.wait_until("all at work at once", |book| book.at_work.lock().unwrap().len() == 40).await;
+    gate.add_permits(40);
+    book.wait_for(40).await;
+    running.stop().await.unwrap();
+    log.close().await;
+}
+
+async fn bad_tempered(event: Counted, cx: &mut Detached<'_, &'static Book>) -> Result<(), Failure> {
+    let _at_work = cx.state().begin(&event);
+    tokio::task::yield_now().await;
+    if event.n == 2 && cx.attempt() == 1 {
+        match event.key.as_str() {
+            "fails" => return Err("once".into()),
+            "panics" => panic!("once"),
+            "slow" => std::future::pending().await,
+            "rejects" => return Err(Failure::Reject("never".into())),
+            _ => {}
+        }
+    }
+    cx.state().end(&event);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_fails_is_parked_and_its_key_waits() {
+    let log = TestLog::new().await;
+    let keys = ["fails", "panics", "slow", "rejects", "fine"].map(str::to_owned);
+    emit(&log, &keys, 1..=4).await;
+    let book = Book::leaked();
+    let consumer = Consumer::builder(&log.pool, "g")
+        .state(book)
+        .concurrent(8)
+        .on(bad_tempered)
+        .handler_timeout(Duration::from_millis(300))
+        .backoff(Backoff::fixed(Duration::from_millis(100)))
+        .build()
+        .unwrap();
+    let running = Running::start(consumer);
+    book.wait_for(19).await;
+    log.wait_until("select (count(*) = 1)::int::bigint from event_box.parked", 1).await;
+    running.stop().await.unwrap();
+    for key in &keys {
+        let expected: &[i64] = if key == "rejects" { &[1, 3, 4] } else { &[1, 2, 3, 4] };
+        assert_eq!(book.of_key(key), expected, "{key}");
+    }
+    let dead: (String, i32, String) =
+        sqlx::query_as("select partition_key, attempts, error from event_box.parked where dead_at is not null")
+            .fetch_one(&log.pool)
+            .await
+            .unwrap();
+    assert_eq!(dead, ("rejects".to_owned(), 1, "never".to_owned()));
+    log.close().await;
+}
+
+/// Some keys' other side is down for a while: nothing is held against their events, and none is lost or handled again.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_burns_no_attempt_and_loses_nothing() {
+    struct Side {
+        book: &'static Book,
+        refusals: AtomicUsize,
+    }
+    let logged = Logged::here();
+    let log = TestLog::new().await;
+    let keys = many_keys(50);
+    emit(&log, &keys, 1..=4).await;
+    let side: &'static Side = Box::leak(Box::new(Side { book: Book::leaked(), refusals: AtomicUsize::new(3) }));
+    let consumer = Consumer::builder(&log.pool, "g")
+        .state(side)
+        .concurrent(16)
+        .on(async |event: Counted, cx: &mut Detached<'_, &'static Side>| -> Result<(), Failure> {
+            let side = cx.state();
+            let _at_work = side.book.begin(&event);
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(1..5))).await;
+            let down = event.n == 2
+                && side.refusals.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
+            if down {
+                return Err(Failure::Unavailable("for a while".into()));
+            }
+            side.book.end(&event);
+            Ok(())
+        })
+        .build()
+        .unwrap();
+    let running = Running::start(consumer);
+    side.book.wait_for(200).await;
+    log.wait_until("select (not exists (select from event_box.parked))::int::bigint", 1).await;
+    running.stop().await.unwrap();
+    for key in &keys {
+        assert_eq!(side.book.of_key(key), [1, 2, 3, 4], "{key}");
+    }
+    drop(logged);
+    log.close().await;
+}
+
+/// The server gives a silent claim up after 15 s, which a handler may well take: it hears from the claim meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_is_kept_alive_while_its_handlers_wait() {
+    let log = TestLog::new().await;
+    emit(&log, &many_keys(1), 1..=1).await;
+    let gate: &'static Semaphore = Box::leak(Box::new(Semaphore::new(0)));
+    let consumer = Consumer::builder(&log.pool, "g")
+        .state(gate)
+        .concurrent(4)
+        .on(async |_: Counted, cx: &mut Detached<'_, &'static Semaphore>| -> Result<(), BoxError> {
+            cx.state().acquire().await?.forget();
+            Ok(())
+        })
+        .build()
+        .unwrap();
+    let running = Running::start(consumer);
+    let kept = "select count(*) from pg_stat_activity where datname = current_database()
+                and state = 'idle in transaction' and query like '%the claim is kept%'";
+    log.wait_until(kept, 1).await;
+    gate.add_permits(1);
+    log.wait_until("select count(*) from event_box.cursors where position > 0", 1).await;
+    running.stop().await.unwrap();
+    log.close().await;
+}
+
+/// Another may have the claim by then: what runs under a lost one must not go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_is_lost_ends_its_handlers_and_its_events_come_again() {
+    let log = TestLog::new().await;
+    let keys = many_keys(3);
+    emit(&log, &keys, 1..=2).await;
+    let book = Book::leaked();
+    let gate: &'static Semaphore = Box::leak(Box::new(Semaphore::new(0)));
+    let consumer = Consumer::builder(&log.pool, "g")
+        .state((book, gate))
+        .concurrent(8)
+        .on(
+            async |event: Counted,
+                   cx: &mut Detached<'_, (&'static Book, &'static Semaphore)>|
+                   -> Result<(), BoxError> {
+                let (book, gate) = *cx.state();
+                let _at_work = book.begin(&event);
+                gate.acquire().await?.forget();
+                book.end(&event);
+                Ok(())
+            },
+        )
+        .build()
+        .unwrap();
+    let running = Running::start(consumer);
+    book.wait_until("three at work", |book| book.at_work.lock().unwrap().len() == 3).await;
+    let ended = log
+        .number(
+            "select count(pg_terminate_backend(pid)) from pg_stat_activity
+             where datname = current_database() and state = 'idle in transaction'",
+        )
+        .await;
+    assert!(ended >= 1);
+    // Dropped with their claim, and begun again under another.
+    book.wait_until("all begun again", |book| book.begun.lock().unwrap().len() >= 6).await;
+    assert!(book.ended.lock().unwrap().is_empty());
+    gate.add_permits(100);
+    book.wait_for(6).await;
+    log.wait_until("select count(distinct position) from event_box.cursors where position > 0", 1).await;
+    running.stop().await.unwrap();
+    for key in &keys {
+        assert_eq!(book.of_key(key), [1, 2], "{key}");
+    }
+    log.close().await;
+}
+
+/// After the token no further event begins; what runs is finished and counts, and nothing of it comes again.
+#[tokio::test(flavor = "multi_thread")]
+async fn shutdown_finishes_what_runs_and_begins_nothing() {
+    let log = TestLog::new().await;
+    let keys = keys_of_one_partition(&log.pool, 3).await;
+    // One key has far more to do than the others, whose events come last.
+    emit(&log, &keys[..1], 1..=50).await;
+    emit(&log, &keys[1..], 1..=1).await;
+    let book = Book::leaked();
+    let builder = || Consumer::builder(&log.pool, "g").state(book).concurrent(8);
+    let gate: &'static Semaphore = Box::leak(Box::new(Semaphore::new(0)));
+    let gated = Consumer::builder(&log.pool, "g").state((book, gate)).concurrent(8).on(
+        async |event: Counted, cx: &mut Detached<'_, (&'static Book, &'static Semaphore)>| -> Result<(), BoxError> {
+            let (book, gate) = *cx.state();
+            let _at_work = book.begin(&event);
+            gate.acquire().await?.forget();
+            book.end(&event);
+            Ok(())
+        },
+    );
+    let running = Running::start(gated.build().unwrap());
+    book.wait_until("three at work", |book| book.at_work.lock().unwrap().len() == 3).await;
+    running.shutdown.cancel();
+    gate.add_permits(1_000);
+    running.ended().await.unwrap();
+    assert_eq!(book.ended.lock().unwrap().len(), 3, "one of each key");
+    // Those that were left before the last that began wait, due at once and blameless.
+    assert_eq!(log.number("select count(*) from event_box.parked where attempts = 0 and error is null").await, 49);
+    let running = Running::start(builder().on(waits).build().unwrap());
+    book.wait_for(52).await;
+    running.stop().await.unwrap();
+    assert_eq!(book.of_key(&keys[0]), (1..=50).collect::<Vec<_>>());
+    assert_eq!((book.of_key(&keys[1]), book.of_key(&keys[2])), (vec![1], vec![1]));
+    assert_eq!(log.number("select count(*) from event_box.parked").await, 0);
+    log.close().await;
+}
+
+struct Mailer(Arc<AtomicUsize>);
+
+impl Handle<&'static Book, Concurrent> for Mailer {
+    type Event = Tallied;
+    type Error = BoxError;
+
+    async fn handle(&self, _: Tallied, cx: &mut Detached<'_, &'static Book>) -> Result<(), BoxError> {
+        assert_eq!((cx.group(), cx.topic(), cx.version(), cx.attempt()), ("g", "test.tallied", 1, 1));
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// Whatever the mode.
+struct Counts(Arc<AtomicUsize>);
+
+impl<S: Sync + 'static, M: event_box::GroupMode> Middleware<S, M> for Counts {
+    async fn deliver<'c>(&self, cx: &mut M::Context<'c, S>, next: Next<'c, S, M>) -> Result<(), Failure> {
+        let topic = cx.topic();
+        next.run(cx).await?;
+        assert!(topic.starts_with("test."));
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn structs_and_middleware_serve_concurrent_groups_too() {
+    let log = TestLog::new().await;
+    log.outbox.emit(&log.pool, &Tallied { key: "k".to_owned(), n: 1 }).await.unwrap();
+    emit(&log, &many_keys(2), 1..=1).await;
+    let (book, mails, counted) = (Book::leaked(), Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+    let consumer = Consumer::builder(&log.pool, "g")
+        .state(book)
+        .concurrent(2)
+        .middleware(Counts(counted.clone()))
+        .handle(Mailer(mails.clone()))
+        .on(waits)
+        .build()
+        .unwrap();
+    let drained = event_box::testing::drain(&consumer).await.unwrap();
+    assert_eq!((drained.handled, mails.load(Ordering::Relaxed), counted.load(Ordering::Relaxed)), (3, 1, 3));
+    log.close().await;
+}
+
+#[tokio::test]
+async fn the_mode_is_the_groups_and_a_call_changes_it() {
+    let log = TestLog::new().await;
+    let concurrent =
+        || Consumer::builder(&log.pool, "g").state(Book::leaked()).concurrent(2).on(waits).build().unwrap();
+    let running = Running::start(concurrent());
+    log.wait_until("select count(*) from event_box.consumer_groups where mode = 'concurrent'", 1).await;
+    running.stop().await.unwrap();
+    async fn ignore(_: Counted, _: &mut event_box::Context<'_>) -> Result<(), BoxError> {
+        Ok(())
+    }
+    let transactional = Consumer::builder(&log.pool, "g").on(ignore).build().unwrap();
+    let Err(error @ RunError::Mode { .. }) = Running::start(transactional).ended().await else { panic!() };
+    assert!(error.to_string().contains("concurrent"), "{error}");
+    EventBox::from(&log.pool).group("g").set_mode(Mode::Transactional).await.unwrap();
+    assert!(matches!(Running::start(concurrent()).ended().await, Err(RunError::Mode { .. })));
+
+    let refused = Consumer::builder(&log.pool, "g").state(Book::leaked()).concurrent(0).on(waits).build();
+    assert!(matches!(refused, Err(BuildError::Zero { setting: "concurrent" })));
+    let small =
+        log.pool.options().clone().max_connections(7).connect_lazy_with(log.pool.connect_options().as_ref().clone());
+    let refused = Consumer::builder(small, "g").state(Book::leaked()).concurrent(2).on(waits).build();
+    assert!(matches!(refused, Err(BuildError::PoolTooSmall { needed: 8, .. })));
+    log.close().await;
+}
+
+/// Random outcomes, restarts and two processes' worth of consumers: at least once, in order, and twice only where a restart cut it off.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_or_out_of_order_whatever_handlers_answer() {
+    struct Whims {
+        book: &'static Book,
+        seen: Mutex<HashMap<(String, i64), u32>>,
+    }
+    let log = TestLog::new().await;
+    let mut keys = keys_of_one_partition(&log.pool, 10).await;
+    keys.extend(many_keys(30));
+    let whims: &'static Whims = Box::leak(Box::new(Whims { book: Book::leaked(), seen: Mutex::default() }));
+    let consumer = || {
+        Consumer::builder(&log.pool, "g")
+            .state(whims)
+            .concurrent(12)
+            .workers(2)
+            .on(async |event: Counted, cx: &mut Detached<'_, &'static Whims>| -> Result<(), Failure> {
+                let whims = cx.state();
+                let _at_work = whims.book.begin(&event);
+                let times = {
+                    let mut seen = whims.seen.lock().unwrap();
+                    let times = seen.entry((event.key.clone(), event.n)).or_default();
+                    *times += 1;
+                    *times
+                };
+                tokio::time::sleep(Duration::from_millis(fastrand::u64(0..4))).await;
+                if times <= 2 && fastrand::u8(..) < 12 {
+                    return Err(match fastrand::u8(0..6) {
+                        0 => Failure::Unavailable("whim".into()),
+                        1 | 2 => Failure::Snooze(Duration::from_millis(2)),
+                        _ => Failure::Retry("whim".into()),
+                    });
+                }
+                whims.book.end(&event);
+                Ok(())
+            })
+            .backoff(Backoff::fixed(Duration::from_millis(1)))
+            .max_attempts(1_000)
+            .build()
+            .unwrap()
+    };
+    let mut running = vec![Running::start(consumer()), Running::start(consumer())];
+    for n in 1..=40 {
+        emit(&log, &keys, n..=n).await;
+        if n % 8 == 0 {
+            let one = running.remove(0);
+            one.stop().await.unwrap();
+            running.push(Running::start(consumer()));
+        }
+    }
+    whims.book.wait_for(40 * 40).await;
+    log.wait_until("select (not exists (select from event_box.parked))::int::bigint", 1).await;
+    for running in running {
+        running.stop().await.unwrap();
+    }
+    for key in &keys {
+        assert_eq!(whims.book.of_key(key), (1..=40).collect::<Vec<_>>(), "{key}");
+    }
+    log.close().await;
+}
