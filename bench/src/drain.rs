@@ -15,9 +15,21 @@ use crate::{
     stage::{OrderPlaced, Stage},
 };
 
-struct Counter {
+pub(crate) struct Counter {
     left: AtomicUsize,
     done: Notify,
+}
+
+impl Counter {
+    pub(crate) fn new(events: usize) -> Arc<Self> {
+        Arc::new(Self { left: AtomicUsize::new(events), done: Notify::new() })
+    }
+
+    pub(crate) fn count(&self) {
+        if self.left.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.done.notify_one();
+        }
+    }
 }
 
 /// A group that was away reads the whole log: each payload decoded to its type, the handler does nothing, the cursor advances in the
@@ -51,19 +63,27 @@ pub(crate) async fn beside_parked(stage: &Stage, repetitions: usize, events: usi
 }
 
 async fn drain(stage: &Stage, events: usize, workers: usize) -> anyhow::Result<Duration> {
-    let counter = Arc::new(Counter { left: AtomicUsize::new(events), done: Notify::new() });
+    let counter = Counter::new(events);
     let consumer = Consumer::builder(&stage.pool, "drain")
         .state(counter.clone())
         .on(async |event: OrderPlaced, cx: &mut Context<'_, Arc<Counter>>| -> Result<(), BoxError> {
             std::hint::black_box(event);
-            if cx.state().left.fetch_sub(1, Ordering::Relaxed) == 1 {
-                cx.state().done.notify_one();
-            }
+            cx.state().count();
             Ok(())
         })
         .workers(workers)
         .retention(None)
         .build()?;
+    timed(stage, consumer, "drain", &counter).await
+}
+
+/// How long the consumer takes until all is counted; its group is gone afterwards.
+pub(crate) async fn timed(
+    stage: &Stage,
+    consumer: Consumer,
+    group: &str,
+    counter: &Counter,
+) -> anyhow::Result<Duration> {
     let shutdown = CancellationToken::new();
     let started = Instant::now();
     let running = tokio::spawn(consumer.run(shutdown.clone()));
@@ -71,7 +91,7 @@ async fn drain(stage: &Stage, events: usize, workers: usize) -> anyhow::Result<D
     let took = started.elapsed();
     shutdown.cancel();
     running.await??;
-    EventBox::from(&stage.pool).group("drain").remove().await?;
+    EventBox::from(&stage.pool).group(group).remove().await?;
     Ok(took)
 }
 

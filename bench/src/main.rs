@@ -2,6 +2,7 @@
 //!
 //! `cargo xtask bench` runs it in release mode against a PostgreSQL of its own with default durability.
 
+mod concurrent;
 mod drain;
 mod emit;
 mod measure;
@@ -56,11 +57,15 @@ async fn main() -> anyhow::Result<()> {
         comparisons.push(tell(emit::by_copy(&stage, arguments.repetitions, sized(40_000)).await?));
     }
     if wanted("drain") {
-        stage.fill(sized(100_000)).await?;
+        stage.fill(sized(100_000), 10_000).await?;
         for workers in [1, 2] {
             comparisons.push(tell(drain::no_op(&stage, arguments.repetitions, sized(100_000), workers).await?));
         }
         comparisons.push(tell(drain::beside_parked(&stage, arguments.repetitions, sized(100_000)).await?));
+    }
+    if wanted("concurrent") {
+        stage.fill(sized(10_000), 1_000).await?;
+        comparisons.push(tell(concurrent::waiting(&stage, arguments.repetitions, sized(10_000)).await?));
     }
     stage.close().await?;
     if arguments.json {

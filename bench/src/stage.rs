@@ -69,11 +69,11 @@ impl Stage {
         Ok(Listening { task: tokio::spawn(consumer.run(shutdown.clone())), shutdown })
     }
 
-    /// The same events in the log and in the raw table, and nothing else.
-    pub(crate) async fn fill(&self, events: usize) -> anyhow::Result<()> {
+    /// The same events in the log and in the raw table, of so many keys in turn, and nothing else.
+    pub(crate) async fn fill(&self, events: usize, keys: i64) -> anyhow::Result<()> {
         EventBox::from(&self.pool).group("listening").remove().await?;
         self.pool.execute("truncate event_box.events, raw restart identity").await?;
-        let all: Vec<_> = (0..events as i64).map(|i| OrderPlaced::new(i % 10_000)).collect();
+        let all: Vec<_> = (0..events as i64).map(|i| OrderPlaced::new(i % keys)).collect();
         let mut connection = self.pool.acquire().await?;
         for chunk in all.chunks(10_000) {
             self.outbox.copy(&mut connection, chunk).await?;

@@ -128,7 +128,7 @@ impl<S: Send + Sync + 'static, R> ConsumerBuilder<S, R> {
         E: Event,
         Err: Into<Failure>,
         // The compiler quotes these lines, and so what they say at their end, where a handler does not fit.
-        H: for<'a> AsyncFn(E, &'a mut Context<'a, S>) -> Result<(), Err>, // S: as given to .state(..), else ()
+        H: for<'a> AsyncFn(E, &'a mut Context<'a, S>) -> Result<(), Err>, // S: as given to .state(..), else (); for `Detached`: .concurrent(n)
         H: for<'a> Handler<'a, E, Context<'a, S>> + Send + Sync + 'static, // no captures: share by .state(..)
     {
         self.bind(E::TOPICS, Arc::new(FunctionRoute(handler, PhantomData)), None)
@@ -195,7 +195,7 @@ impl<S: Send + Sync + 'static, R> ConsumerBuilder<S, R, Concurrent> {
         E: Event,
         Err: Into<Failure>,
         // The compiler quotes these lines, and so what they say at their end, where a handler does not fit.
-        H: for<'a> AsyncFn(E, &'a mut Detached<'a, S>) -> Result<(), Err>, // S: as given to .state(..), else ()
+        H: for<'a> AsyncFn(E, &'a mut Detached<'a, S>) -> Result<(), Err>, // S: as given to .state(..), else (); for `Context`: no .concurrent(n)
         H: for<'a> Handler<'a, E, Detached<'a, S>> + Send + Sync + 'static, // no captures: share by .state(..)
     {
         self.bind(E::TOPICS, Arc::new(FunctionRoute(handler, PhantomData)), None)

@@ -61,8 +61,7 @@ pub trait Handle<S: Sync = (), M: GroupMode = Transactional>: Send + Sync + 'sta
 #[diagnostic::on_unimplemented(
     message = "a handler cannot return `{Self}`",
     label = "not a handler's result",
-    note = "a handler returns `Result<(), Error>`, where `Error` is `event_box::Failure`, `event_box::BoxError` or any `std::error::Error + Send + Sync`",
-    note = "a batch handler may also return `Result<Vec<Failed>, Error>`: the events that it did not handle"
+    note = "a handler returns `Result<(), Error>`, where `Error` is `event_box::Failure`, `event_box::BoxError` or any `std::error::Error + Send + Sync`; a batch handler may also return `Result<Vec<Failed>, Error>`, the events that it did not handle"
 )]
 pub trait Outcome: Send {
     #[doc(hidden)]
@@ -77,11 +76,6 @@ impl<T: BatchAnswer, E: Into<Failure> + Send> Outcome for Result<T, E> {
 }
 
 /// What a batch handler answers where it does not fail as a whole: `()`, all events are handled, or `Vec<Failed>`, all but those.
-#[diagnostic::on_unimplemented(
-    message = "a batch handler cannot answer `{Self}`",
-    label = "not a batch handler's answer",
-    note = "answer `Ok(())`, or the events that were not handled: `Ok(vec![delivery.failed(error)])`"
-)]
 pub trait BatchAnswer: Send {
     #[doc(hidden)]
     fn into_failed(self) -> Vec<Failed>;

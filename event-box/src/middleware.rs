@@ -55,6 +55,10 @@ use crate::{
 ///     }
 /// }
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no middleware of this group",
+    note = "a group with `.state(State)` takes a `Middleware<State>`, a concurrent one a `Middleware<State, Concurrent>`"
+)]
 pub trait Middleware<S: Sync = (), M: GroupMode = Transactional>: Send + Sync + 'static {
     /// Wraps one delivery. Called for one event of a key at a time; for a batch handler once a run, whose events are
     /// [`Context::events`](crate::Context::events).

@@ -11,7 +11,7 @@ use event_box::{
     Backoff, BoxError, BuildError, Concurrent, Consumer, Detached, EventBox, Failure, Handle, Middleware, Mode, Next,
     RunError,
 };
-use event_box_tests::{Counted, Logged, PATIENCE, Running, Tallied, TestLog, keys_of_one_partition};
+use event_box_tests::{Counted, PATIENCE, Running, Tallied, TestLog, keys_of_one_partition};
 use tokio::sync::{Notify, Semaphore};
 
 /// What handlers did, outside of any transaction.
@@ -203,7 +203,6 @@ async fn an_outage_burns_no_attempt_and_loses_nothing() {
         book: &'static Book,
         refusals: AtomicUsize,
     }
-    let logged = Logged::here();
     let log = TestLog::new().await;
     let keys = many_keys(50);
     emit(&log, &keys, 1..=4).await;
@@ -232,7 +231,6 @@ async fn an_outage_burns_no_attempt_and_loses_nothing() {
     for key in &keys {
         assert_eq!(side.book.of_key(key), [1, 2, 3, 4], "{key}");
     }
-    drop(logged);
     log.close().await;
 }
 
@@ -316,7 +314,6 @@ async fn shutdown_finishes_what_runs_and_begins_nothing() {
     emit(&log, &keys[..1], 1..=50).await;
     emit(&log, &keys[1..], 1..=1).await;
     let book = Book::leaked();
-    let builder = || Consumer::builder(&log.pool, "g").state(book).concurrent(8);
     let gate: &'static Semaphore = Box::leak(Box::new(Semaphore::new(0)));
     let gated = Consumer::builder(&log.pool, "g").state((book, gate)).concurrent(8).on(
         async |event: Counted, cx: &mut Detached<'_, (&'static Book, &'static Semaphore)>| -> Result<(), BoxError> {
@@ -335,7 +332,8 @@ async fn shutdown_finishes_what_runs_and_begins_nothing() {
     assert_eq!(book.ended.lock().unwrap().len(), 3, "one of each key");
     // Those that were left before the last that began wait, due at once and blameless.
     assert_eq!(log.number("select count(*) from event_box.parked where attempts = 0 and error is null").await, 49);
-    let running = Running::start(builder().on(waits).build().unwrap());
+    let running =
+        Running::start(Consumer::builder(&log.pool, "g").state(book).concurrent(8).on(waits).build().unwrap());
     book.wait_for(52).await;
     running.stop().await.unwrap();
     assert_eq!(book.of_key(&keys[0]), (1..=50).collect::<Vec<_>>());

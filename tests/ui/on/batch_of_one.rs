@@ -1,0 +1,18 @@
+use event_box::{Consumer, Context, Event};
+use serde::{Deserialize, Serialize};
+use sqlx::PgPool;
+
+#[derive(Serialize, Deserialize, Event)]
+struct OrderPlaced {
+    order_id: i64,
+}
+
+async fn index(_: OrderPlaced, _: &mut Context<'_>) -> Result<(), sqlx::Error> {
+    Ok(())
+}
+
+fn consume(pool: PgPool) {
+    let _ = Consumer::builder(pool, "index").on_batch(index);
+}
+
+fn main() {}
