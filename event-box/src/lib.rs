@@ -60,6 +60,35 @@
 //! [`Context`] is an executor of the delivery's own transaction: what a handler writes through it commits together with the group's cursor.
 //! A payload that changes gets a version, and several events one handler: see the [derive](derive@Event).
 //!
+//! Handlers that write many rows at once take runs of events ([`on_batch`](ConsumerBuilder::on_batch)), those that wait for others run many
+//! at once, in no transaction and at least once ([`concurrent`](ConsumerBuilder::concurrent)). [`Middleware`] wraps every delivery of a group:
+//! logging, metrics, authorisation, tenancy.
+//!
+//! ```no_run
+//! # use event_box::{BoxError, BuildError, Consumer, Context, Delivery, Detached, Event};
+//! # use serde::{Deserialize, Serialize};
+//! # #[derive(Serialize, Deserialize, Event)]
+//! # #[event(topic = "orders.placed", partition_key = "order_id")]
+//! # struct OrderPlaced { order_id: i64 }
+//! # #[derive(Clone)] struct Mailer;
+//! # impl Mailer { async fn send(&self, key: uuid::Uuid, order: i64) -> Result<(), BoxError> { Ok(()) } }
+//! async fn index(orders: Vec<Delivery<OrderPlaced>>, cx: &mut Context<'_>) -> Result<(), sqlx::Error> {
+//!     let ids: Vec<_> = orders.iter().map(|order| order.event.order_id).collect();
+//!     sqlx::query("insert into order_index select * from unnest($1::bigint[])").bind(ids).execute(cx).await?;
+//!     Ok(())
+//! }
+//!
+//! async fn confirm(event: OrderPlaced, cx: &mut Detached<'_, Mailer>) -> Result<(), BoxError> {
+//!     cx.state().send(cx.id(), event.order_id).await
+//! }
+//!
+//! # fn build(pool: sqlx::PgPool, mailer: Mailer) -> Result<(Consumer, Consumer), BuildError> {
+//! let indexing = Consumer::builder(&pool, "index").on_batch(index).build()?;
+//! let mailing = Consumer::builder(&pool, "mail").state(mailer).concurrent(64).on(confirm).build()?;
+//! # Ok((indexing, mailing))
+//! # }
+//! ```
+//!
 //! # Failing
 //!
 //! A handler that fails says by [`Failure`] whether its event is tried again; any other error means that it is. Later events of its key wait

@@ -42,7 +42,7 @@ impl Scheduler {
                     self.careful.remove(&partition);
                 }
                 self.look_wanted = true;
-                self.limit = self.next_limit(&done);
+                self.limit = next_limit(&done, self.shared.policy.batch_size);
                 more = done.more;
                 match &done.unavailable {
                     Some(unavailable) => self.unavailable(partition, probed, unavailable.clone()),
@@ -81,16 +81,6 @@ impl Scheduler {
         self.settled = None;
         self.ready.finished(partition, more);
         Ok(())
-    }
-
-    /// How many rows the next batch reads: no more than it can use.
-    fn next_limit(&self, done: &Done) -> usize {
-        let all = self.shared.policy.batch_size;
-        match done {
-            Done { out_of_savepoints: true, .. } => MAX_SAVEPOINTS as usize,
-            Done { out_of_time: true, handled, .. } => (2 * handled).clamp(16.min(all), all),
-            _ => all,
-        }
     }
 
     pub(super) fn group_removed(&self) -> RunError {
@@ -188,5 +178,14 @@ fn is_connection_trouble(error: &sqlx::Error) -> bool {
             error.code().is_some_and(|code| ["08", "25006", "57P", "53"].iter().any(|class| code.starts_with(class)))
         }
         _ => true,
+    }
+}
+
+/// How many rows the next batch reads, `all` at most: no more than it can use.
+pub(super) fn next_limit(done: &Done, all: usize) -> usize {
+    match done {
+        Done { out_of_savepoints: true, .. } => MAX_SAVEPOINTS as usize,
+        Done { out_of_time: true, handled, .. } => (2 * handled).clamp(16.min(all), all),
+        _ => all,
     }
 }

@@ -5,6 +5,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     BoxError, Consumer, Context,
+    batch::Done,
     group::Start,
     test_log::{Counted, TestLog},
 };
@@ -16,6 +17,16 @@ async fn ignore(_: Counted, _: &mut Context<'_>) -> Result<(), BoxError> {
 /// Partitions whose cursor has moved.
 async fn reached(log: &TestLog) -> i64 {
     sqlx::query_scalar("select count(*) from event_box.cursors where position > 0").fetch_one(&log.pool).await.unwrap()
+}
+
+#[test]
+fn the_next_batch_reads_what_it_can_use() {
+    let limit = |done: Done| super::outcome::next_limit(&done, 1_000);
+    assert_eq!(limit(Done { handled: 1_000, ..Done::default() }), 1_000);
+    assert_eq!(limit(Done { out_of_savepoints: true, ..Done::default() }), 50);
+    let slow = |handled| Done { out_of_time: true, handled, ..Done::default() };
+    assert_eq!([0, 40, 900].map(|handled| limit(slow(handled))), [16, 80, 1_000]);
+    assert_eq!(super::outcome::next_limit(&slow(0), 5), 5);
 }
 
 /// The first look is slower than the first poll: what is committed later is not noticed for 30 s.
