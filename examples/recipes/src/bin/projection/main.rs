@@ -10,6 +10,8 @@ mod swap;
 #[cfg(test)]
 mod tests;
 
+use std::time::Duration;
+
 use event_box::{BuildError, Consumer, Context, EventBox};
 use recipes::{Books, until};
 use sqlx::PgPool;
@@ -72,6 +74,8 @@ async fn main() -> anyhow::Result<()> {
 }
 
 const HISTORY: usize = 3_000;
+/// A group that is no further behind has caught up, near enough to swap.
+const LAG: Duration = Duration::from_millis(250);
 
 async fn projection(pool: PgPool) -> anyhow::Result<()> {
     println!("{HISTORY} orders of the past; then orders go on coming and readers go on reading while the projection is rebuilt and swapped.\n");
@@ -80,13 +84,13 @@ async fn projection(pool: PgPool) -> anyhow::Result<()> {
     orders::place(&pool, 0..HISTORY).await?;
     let stop_old = CancellationToken::new();
     let running_old = tokio::spawn(group_v1(&log)?.run(stop_old.clone()));
-    until("the first version has caught up", async || swap::caught_up(&old).await).await?;
+    until("the first version has caught up", async || swap::has_all_before(&old, LAG).await).await?;
     let traffic = Traffic::start(&pool);
 
     sqlx::raw_sql(TABLES_V2).execute(&pool).await?;
     let stop_new = CancellationToken::new();
     let running_new = tokio::spawn(group_v2(&log)?.run(stop_new.clone()));
-    until("the second version has caught up", async || swap::caught_up(&new).await).await?;
+    until("the second version has caught up", async || swap::has_all_before(&new, LAG).await).await?;
     println!("{:>5}  orders when the second version had caught up", traffic.placed());
 
     let before = traffic.placed();
@@ -102,7 +106,7 @@ async fn projection(pool: PgPool) -> anyhow::Result<()> {
 
     traffic.more(200).await?;
     let readings = traffic.stop().await?;
-    until("the second version has everything", async || swap::caught_up(&new).await).await?;
+    until("the second version has everything", async || swap::has_all_before(&new, Duration::ZERO).await).await?;
     stop_new.cancel();
     running_new.await??;
 

@@ -100,7 +100,7 @@ async fn write(pool: PgPool, placed: Arc<AtomicUsize>, stop: CancellationToken) 
         }
         place(&pool, [n]).await?;
         placed.fetch_add(1, Ordering::Relaxed);
-        tokio::time::sleep(Duration::from_millis(2)).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     Ok(Readings::default())
 }

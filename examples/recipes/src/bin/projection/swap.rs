@@ -1,16 +1,20 @@
+use std::time::Duration;
+
 use event_box::{ConsumerGroup, GroupError};
 use recipes::until;
 use sqlx::PgPool;
+use tokio::time::Instant;
 
-/// Whether the group was given all that is committed, and nothing of it has failed.
-pub(crate) async fn caught_up(group: &ConsumerGroup) -> anyhow::Result<bool> {
+/// Whether the group was given everything that was emitted longer ago than this, and nothing of it has failed. Asked so, it can be true
+/// while events keep coming: that nothing at all is pending may never be.
+pub(crate) async fn has_all_before(group: &ConsumerGroup, age: Duration) -> anyhow::Result<bool> {
     let health = match group.health().await {
         // Its consumer has only just been started.
         Err(GroupError::NoSuchGroup { .. }) => return Ok(false),
         health => health?,
     };
     let parked = health.retrying + health.waiting + health.snoozed + health.no_handler + health.dead;
-    Ok(health.pending() == 0 && parked == 0)
+    Ok(parked == 0 && !health.more() && health.oldest().is_none_or(|oldest| oldest < age))
 }
 
 /// Swaps readers over from the old group's table to the new one's. Where it fails they are where they were, and the old group goes on.
@@ -40,10 +44,10 @@ async fn try_swap(
         Ok(old.health().await?.partitions.iter().all(|partition| partition.held_by.is_none()))
     })
     .await?;
+    let stands_still = Instant::now();
     meanwhile().await?;
-    // All that the old table holds was in the log by then: a group with nothing pending has it too. More may have come since, to the
-    // new table alone.
-    until("the new group has all that the old one had", async || caught_up(new).await).await?;
+    // What the old table holds was emitted before it stood still, and so it may only be the newer that the new group still has to be given.
+    until("the new group has all that the old one had", async || has_all_before(new, stands_still.elapsed()).await).await?;
 
     let mut tx = pool.begin().await?;
     // It waits for those who are reading, and all who come after wait for it: rather not at all than for long.
