@@ -84,7 +84,7 @@ async fn projection(pool: PgPool) -> anyhow::Result<()> {
     orders::place(&pool, 0..HISTORY).await?;
     let stop_old = CancellationToken::new();
     let running_old = tokio::spawn(group_v1(&log)?.run(stop_old.clone()));
-    until("the first version has caught up", async || swap::has_all_before(&old, LAG).await).await?;
+    until("the first version has everything", async || swap::has_all_before(&old, Duration::ZERO).await).await?;
     let traffic = Traffic::start(&pool);
 
     sqlx::raw_sql(TABLES_V2).execute(&pool).await?;
