@@ -118,7 +118,9 @@ const WRITERS: i64 = 12;
 const CHANGES: i64 = 50;
 
 async fn fan_in(pool: PgPool) -> anyhow::Result<()> {
-    println!("12 writers of two modules pay for and ship the same 20 orders at once, 8 workers handle it, every 25th call fails.");
+    println!(
+        "12 writers of two modules pay for and ship the same 20 orders at once, 8 workers handle it, every 25th call fails."
+    );
     let gremlin = Gremlin::every(25);
     while_running([group(&EventBox::new(pool.clone()), gremlin.clone())?], async {
         try_join_all((0..WRITERS).map(|writer| write(&pool, writer))).await?;

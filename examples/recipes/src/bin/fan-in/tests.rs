@@ -27,7 +27,8 @@ async fn who_has_the_lock_first_is_first_on_the_timeline() {
             tx.commit().await.unwrap();
         }
     });
-    let waits = "select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')";
+    let waits =
+        "select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')";
     until_true(&pool, "the shipment waits for the order", waits).await.unwrap();
     receive_payment(&mut payment, 1, 995).await.unwrap();
     payment.commit().await.unwrap();

@@ -55,7 +55,9 @@ impl Payments {
                 self.count(Err(status_error(status)).or_unavailable())
             }
             // These are no refusals: the first call with this key may be under way still.
-            status @ (StatusCode::REQUEST_TIMEOUT | StatusCode::CONFLICT) => Err(Failure::Retry(status_error(status).into())),
+            status @ (StatusCode::REQUEST_TIMEOUT | StatusCode::CONFLICT) => {
+                Err(Failure::Retry(status_error(status).into()))
+            }
             status if status.is_client_error() => Err(Failure::Reject(status_error(status).into())),
             status => Err(Failure::Retry(status_error(status).into())),
         }

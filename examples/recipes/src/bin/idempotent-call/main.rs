@@ -41,12 +41,14 @@ pub(crate) struct App {
 pub(crate) async fn charge(order: OrderPlaced, cx: &mut Context<'_, App>) -> Result<(), Failure> {
     let receipt = cx.state().payments.charge(cx.id(), &order).await?;
     // A replay comes here again, with the same receipt.
-    sqlx::query("insert into payments (order_id, charge_id, cents) values ($1, $2, $3) on conflict (order_id) do nothing")
-        .bind(order.order_id)
-        .bind(receipt.charge_id)
-        .bind(order.cents)
-        .execute(&mut *cx)
-        .await?;
+    sqlx::query(
+        "insert into payments (order_id, charge_id, cents) values ($1, $2, $3) on conflict (order_id) do nothing",
+    )
+    .bind(order.order_id)
+    .bind(receipt.charge_id)
+    .bind(order.cents)
+    .execute(&mut *cx)
+    .await?;
     // Too late to take the charge back.
     Ok(cx.state().gremlin.strike()?)
 }
@@ -67,7 +69,9 @@ const ORDERS: u64 = 120;
 const BAD_CARDS: u64 = ORDERS / 20;
 
 async fn idempotent_call(pool: PgPool) -> anyhow::Result<()> {
-    println!("{ORDERS} orders to be charged by a provider who cannot be reached, is down, forgets to answer, and refuses every twentieth card.");
+    println!(
+        "{ORDERS} orders to be charged by a provider who cannot be reached, is down, forgets to answer, and refuses every twentieth card."
+    );
     let log = EventBox::new(pool.clone());
     let provider = Provider::forgetful(5);
     let doors = provider.open(None).await?;
@@ -76,11 +80,12 @@ async fn idempotent_call(pool: PgPool) -> anyhow::Result<()> {
     let operator = log.group("payments").by("the recipe");
 
     let doors = while_running([group(&log, app)?], async {
-        let doors = doors.close_and_reopen(async || {
-            place(&pool, 0..ORDERS / 2).await?;
-            until("a call met no provider", async || Ok(payments.outages() > 0)).await
-        })
-        .await?;
+        let doors = doors
+            .close_and_reopen(async || {
+                place(&pool, 0..ORDERS / 2).await?;
+                until("a call met no provider", async || Ok(payments.outages() > 0)).await
+            })
+            .await?;
         provider.set_down(true);
         let before = payments.outages();
         place(&pool, ORDERS / 2..ORDERS).await?;
@@ -140,6 +145,9 @@ async fn check(pool: &PgPool, log: &EventBox, provider: &Provider) -> anyhow::Re
     books.check("our payments are the provider's charges, one for one", known == theirs);
 
     let refused = log.group("payments").dead_letters().await?;
-    books.check("cards that are none were refused at the first attempt", refused.iter().all(|letter| letter.attempts == 1));
+    books.check(
+        "cards that are none were refused at the first attempt",
+        refused.iter().all(|letter| letter.attempts == 1),
+    );
     books.close()
 }

@@ -75,10 +75,12 @@ async fn main() -> anyhow::Result<()> {
 
 const HISTORY: usize = 3_000;
 /// A group that is no further behind has caught up, near enough to swap.
-const LAG: Duration = Duration::from_millis(250);
+const LAG: Duration = Duration::from_secs(1);
 
 async fn projection(pool: PgPool) -> anyhow::Result<()> {
-    println!("{HISTORY} orders of the past; then orders go on coming and readers go on reading while the projection is rebuilt and swapped.\n");
+    println!(
+        "{HISTORY} orders of the past; then orders go on coming and readers go on reading while the projection is rebuilt and swapped.\n"
+    );
     let log = EventBox::new(pool.clone());
     let (old, new) = (log.group("revenue-v1").by("the recipe"), log.group("revenue-v2").by("the recipe"));
     orders::place(&pool, 0..HISTORY).await?;

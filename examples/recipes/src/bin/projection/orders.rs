@@ -63,8 +63,7 @@ pub(crate) struct Readings {
 
 impl Traffic {
     pub(crate) fn start(pool: &PgPool) -> Self {
-        let mut traffic =
-            Self { stop: CancellationToken::new(), placed: Arc::default(), tasks: JoinSet::new() };
+        let mut traffic = Self { stop: CancellationToken::new(), placed: Arc::default(), tasks: JoinSet::new() };
         for _ in 0..3 {
             traffic.tasks.spawn(write(pool.clone(), traffic.placed.clone(), traffic.stop.clone()));
         }

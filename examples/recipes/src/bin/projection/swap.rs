@@ -47,7 +47,8 @@ async fn try_swap(
     let stands_still = Instant::now();
     meanwhile().await?;
     // What the old table holds was emitted before it stood still, and so it may only be the newer that the new group still has to be given.
-    until("the new group has all that the old one had", async || has_all_before(new, stands_still.elapsed()).await).await?;
+    until("the new group has all that the old one had", async || has_all_before(new, stands_still.elapsed()).await)
+        .await?;
 
     let mut tx = pool.begin().await?;
     // It waits for those who are reading, and all who come after wait for it: rather not at all than for long.

@@ -48,7 +48,9 @@ async fn main() -> anyhow::Result<()> {
 }
 
 async fn saga(pool: PgPool) -> anyhow::Result<()> {
-    println!("200 orders: stock, then the customer's wallet, then the carrier. Each may refuse, and one call in 15 fails technically.");
+    println!(
+        "200 orders: stock, then the customer's wallet, then the carrier. Each may refuse, and one call in 15 fails technically."
+    );
     let gremlin = Gremlin::every(15);
     while_running(groups(&EventBox::new(pool.clone()), &gremlin)?, async {
         for n in 0..200 {

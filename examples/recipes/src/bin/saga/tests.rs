@@ -3,7 +3,8 @@ use recipes::{Gremlin, Stage};
 use sqlx::PgPool;
 
 use crate::{
-    TABLES, books, books::STORIES,
+    TABLES, books,
+    books::STORIES,
     events::{Order, Refunded, StockReleased},
     groups, order, place,
 };
