@@ -50,7 +50,7 @@ pub async fn run(
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| "off".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     println!("finding a PostgreSQL (set EVENT_BOX_DATABASE_URL to use your own) …\n");
-    let stage = Stage::open(name, tables).await?;
+    let stage = Stage::open(&format!("recipe_{name}"), tables).await?;
     let ended = tokio::select! {
         ended = recipe(stage.pool.clone()) => ended,
         pressed = tokio::signal::ctrl_c() => {

@@ -8,28 +8,24 @@ mod clients;
 mod forwarder;
 mod gauge;
 mod orders;
+mod process;
 mod service;
 mod signal;
 #[cfg(test)]
 mod tests;
 
-use std::time::Duration;
+use std::net::TcpListener;
 
-use anyhow::Context;
 use recipes::{Books, until};
 use sqlx::PgPool;
-use tokio::{net::TcpListener, task::JoinHandle, time::Instant};
 use uuid::Uuid;
 
-use crate::{forwarder::Sink, orders::App};
+use crate::{forwarder::Sink, orders::App, process::Process};
 
 const TABLES: &str = "
     create table orders (id uuid primary key, sku text not null);
     create table reservations (order_id uuid primary key, sku text not null);
 ";
-
-/// Longer than what has begun may take, and shorter than the orchestrator's patience, which with Kubernetes is 30 s.
-const GRACE: Duration = Duration::from_secs(20);
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -39,9 +35,9 @@ async fn main() -> anyhow::Result<()> {
 async fn restarted(pool: PgPool) -> anyhow::Result<()> {
     println!("16 clients send orders; the process gets SIGTERM in the middle of it, and is started again.");
     let (app, sink) = (App::new(pool.clone()), Sink::default());
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;
-    let running = start(&app, listener, &sink)?;
+    let running = Process::start(&app, listener, &sink)?;
     let clients = tokio::spawn(clients::send_until_refused(address, 16));
     let mut under_way = (0, 0);
     until("requests and events are under way, and something was published", async || {
@@ -49,7 +45,7 @@ async fn restarted(pool: PgPool) -> anyhow::Result<()> {
         Ok(under_way.0 > 0 && under_way.1 > 0 && sink.published().len() > 100)
     })
     .await?;
-    let took = stop(running).await?;
+    let took = running.stop().await?;
     let mut sent = clients.await??;
     println!(
         "\nSIGTERM met {} requests and {} events under way; the service ended {took:.0?} later",
@@ -67,7 +63,7 @@ async fn restarted(pool: PgPool) -> anyhow::Result<()> {
     );
 
     // The same address, the same clients: they send again what was not answered, under the same id.
-    let running = start(&app, TcpListener::bind(address).await?, &sink)?;
+    let running = Process::start(&app, TcpListener::bind(address)?, &sink)?;
     sent.accepted.extend(clients::send(address, &sent.unanswered).await?);
     sent.accepted.extend(clients::send(address, &clients::new_orders(200)).await?);
     let orders = sent.accepted.len();
@@ -76,22 +72,8 @@ async fn restarted(pool: PgPool) -> anyhow::Result<()> {
         Ok(reserved as usize >= orders && sink.published().len() >= orders)
     })
     .await?;
-    stop(running).await?;
+    running.stop().await?;
     check(&pool, books, sent.accepted, &sink).await
-}
-
-/// What `main` of a service that is nothing else would await.
-fn start(app: &App, listener: TcpListener, sink: &Sink) -> anyhow::Result<JoinHandle<anyhow::Result<()>>> {
-    let told_to_stop = signal::told_to_stop()?;
-    Ok(tokio::spawn(service::run(app.clone(), listener, sink.clone(), told_to_stop, GRACE)))
-}
-
-/// As the orchestrator does.
-async fn stop(running: JoinHandle<anyhow::Result<()>>) -> anyhow::Result<Duration> {
-    let began = Instant::now();
-    signal::terminate_ourselves()?;
-    running.await?.context("the service did not stop in good order")?;
-    Ok(began.elapsed())
 }
 
 async fn check(pool: &PgPool, mut books: Books, mut accepted: Vec<Uuid>, sink: &Sink) -> anyhow::Result<()> {

@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use crate::{
-    GRACE, TABLES,
+    TABLES,
     clients::{new_orders, post},
     forwarder::Sink,
     orders::App,
@@ -27,7 +27,7 @@ async fn a_part_that_fails_stops_the_others() {
     let stage = Stage::open("service_test", TABLES).await.unwrap();
     let (listener, address) = listen().await;
     let (app, sink) = (App::new(stage.pool.clone()), Sink::default());
-    let running = tokio::spawn(service::run(app, listener, sink.clone(), pending(), GRACE));
+    let running = tokio::spawn(service::run(app, listener, sink.clone(), pending(), Duration::from_secs(20)));
     let orders = new_orders(1);
     assert_eq!(post(&Client::new(), address, &orders[0]).await.unwrap(), StatusCode::CREATED);
     until("the order was published", async || Ok(sink.published().len() == 1)).await.unwrap();
