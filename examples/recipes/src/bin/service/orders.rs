@@ -56,8 +56,8 @@ async fn store(pool: &PgPool, order: &OrderPlaced) -> Result<(), BoxError> {
     if inserted.rows_affected() > 0 {
         Outbox::new().emit(&mut *tx, order).await?;
     }
-    // Whatever else a request does: it is under way for a while.
-    tokio::time::sleep(Duration::from_millis(10)).await;
+    // Whatever else a request does: it is under way for a while, longer than the others take to stop.
+    tokio::time::sleep(Duration::from_millis(100)).await;
     Ok(tx.commit().await?)
 }
 
@@ -71,7 +71,7 @@ pub(crate) async fn reserve(order: OrderPlaced, cx: &mut Context<'_, App>) -> Re
                 .execute(&mut *cx)
                 .await?;
             // And so is an event.
-            tokio::time::sleep(Duration::from_millis(2)).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
             Ok(())
         })
         .await
