@@ -27,15 +27,15 @@ async fn a_part_that_fails_stops_the_others() {
     let stage = Stage::open("service_test", TABLES).await.unwrap();
     let (listener, address) = listen().await;
     let (app, sink) = (App::new(stage.pool.clone()), Sink::default());
-    let running = tokio::spawn(service::run(app, listener, sink.clone(), pending(), Duration::from_secs(20)));
+    let running = tokio::spawn(service::run(app, listener, sink.clone(), pending(), Duration::from_secs(600)));
     let orders = new_orders(1);
     assert_eq!(post(&Client::new(), address, &orders[0]).await.unwrap(), StatusCode::CREATED);
     until("the order was published", async || Ok(sink.published().len() == 1)).await.unwrap();
 
     let warehouse = EventBox::new(stage.pool.clone()).group("warehouse");
     until("the group is there to be removed", async || Ok(warehouse.remove().await?)).await.unwrap();
-    let error = running.await.unwrap().unwrap_err();
-    assert_eq!(error.to_string(), "the consumer failed");
+    let ended = tokio::time::timeout(Duration::from_secs(30), running).await.expect("the others are stopped");
+    assert_eq!(ended.unwrap().unwrap_err().to_string(), "the consumer failed");
     TcpStream::connect(address).await.expect_err("the web server has stopped");
     stage.close().await.unwrap();
 }
