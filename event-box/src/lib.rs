@@ -148,6 +148,11 @@
 //! [`Pull`] hands out a group's events one or a batch at a time in a transaction of the caller's: commit it and they are delivered, drop it
 //! and they come again.
 //!
+//! # Recipes
+//!
+//! Whole programs in the repository, explained in [docs/recipes.md](https://github.com/event-box/event-box/blob/main/docs/recipes.md): a saga, an
+//! idempotent external call, a projection that is rebuilt and swapped, fan-in of two topics, a service with graceful shutdown.
+//!
 //! # Several logs
 //!
 //! A log lives in the schema `event_box`, or in another that is named at run time: [`EventBox::in_schema`], [`Outbox::schema`].

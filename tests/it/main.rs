@@ -31,6 +31,7 @@ mod pgbench;
 mod processes;
 mod pull;
 mod quickstart;
+mod recipes;
 mod replay;
 mod retention;
 mod rolling;
