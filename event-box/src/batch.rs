@@ -212,13 +212,13 @@ impl Batch<'_> {
         if page.mode != self.policy.mode.text() {
             return Err(ReadError::Mode { stored: page.mode }.into());
         }
+        if page.retries_due && !page.paused {
+            self.retry(connection, limit, progress).await?;
+            page = self.read(connection, cursor, session, limit).await?;
+        }
         if page.paused {
             progress.paused = true;
             return Ok(Advance::Nothing);
-        }
-        if page.retries_due {
-            self.retry(connection, limit, progress).await?;
-            page = self.read(connection, cursor, session, limit).await?;
         }
         let (handled, next) = self.deliver(connection, page.rows, limit, progress).await?;
         self.ask_again(connection, progress).await?;

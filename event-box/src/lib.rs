@@ -303,6 +303,7 @@ pub use crate::{
     run_error::RunError,
     schema::{Schema, SchemaError},
     selection::Selection,
+    signal::stop_signal,
 };
 /// Implements [`trait@Event`].
 pub use event_box_derive::Event;

@@ -11,7 +11,7 @@ mod tests;
 
 use std::time::Duration;
 
-use event_box::{Backoff, BuildError, Consumer, Context, Event, EventBox, Failure, Outbox};
+use event_box::{Backoff, BuildError, Consumer, Detached, Event, EventBox, Failure, Outbox};
 use recipes::{Books, Gremlin, until, while_running};
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
@@ -33,30 +33,39 @@ pub(crate) struct OrderPlaced {
 }
 
 pub(crate) struct App {
+    pub(crate) pool: PgPool,
     pub(crate) payments: Payments,
     pub(crate) gremlin: Gremlin,
 }
 
-/// The call comes first and the transaction is open meanwhile. Whatever becomes of that, the next delivery asks with the same key.
-pub(crate) async fn charge(order: OrderPlaced, cx: &mut Context<'_, App>) -> Result<(), Failure> {
-    let receipt = cx.state().payments.charge(cx.id(), &order).await?;
-    // A replay comes here again, with the same receipt.
+/// In no transaction, as it waits for somebody else. Whatever becomes of it after the call, the next delivery asks with the same key.
+pub(crate) async fn charge(order: OrderPlaced, cx: &mut Detached<'_, App>) -> Result<(), Failure> {
+    let App { pool, payments, gremlin } = cx.state();
+    let receipt = payments.charge(cx.id(), &order).await?;
+    // A later delivery comes here again, with the same receipt.
     sqlx::query(
         "insert into payments (order_id, charge_id, cents) values ($1, $2, $3) on conflict (order_id) do nothing",
     )
     .bind(order.order_id)
     .bind(receipt.charge_id)
     .bind(order.cents)
-    .execute(&mut *cx)
+    .execute(pool)
     .await?;
-    // Too late to take the charge back.
-    Ok(cx.state().gremlin.strike()?)
+    // Too late to take anything back.
+    Ok(gremlin.strike()?)
 }
 
 pub(crate) fn group(log: &EventBox, app: App) -> Result<Consumer, BuildError> {
     // The last attempt must come while the provider still knows the key, which is a day with most: 10 of them take 8 minutes here.
     let backoff = Backoff::exponential(Duration::from_millis(50), 3.0, Duration::from_secs(300));
-    Consumer::builder(log, "payments").state(app).on(charge).max_attempts(10).backoff(backoff).build()
+    let calls_at_once = 8;
+    Consumer::builder(log, "payments")
+        .state(app)
+        .concurrent(calls_at_once)
+        .on(charge)
+        .max_attempts(10)
+        .backoff(backoff)
+        .build()
 }
 
 #[tokio::main]
@@ -76,7 +85,7 @@ async fn idempotent_call(pool: PgPool) -> anyhow::Result<()> {
     let provider = Provider::forgetful(5);
     let doors = provider.open(None).await?;
     let payments = Payments::new(doors.url())?;
-    let app = App { payments: payments.clone(), gremlin: Gremlin::every(10) };
+    let app = App { pool: pool.clone(), payments: payments.clone(), gremlin: Gremlin::every(10) };
     let operator = log.group("payments").by("the recipe");
 
     let doors = while_running([group(&log, app)?], async {

@@ -11,7 +11,8 @@ async fn a_charge_whose_answer_is_lost_is_made_once() {
     let doors = provider.open(None).await.unwrap();
     place(&stage.pool, 0..5).await.unwrap();
 
-    let app = App { payments: Payments::new(doors.url()).unwrap(), gremlin: Gremlin::every(2) };
+    let app =
+        App { pool: stage.pool.clone(), payments: Payments::new(doors.url()).unwrap(), gremlin: Gremlin::every(2) };
     let payments = group(&EventBox::new(stage.pool.clone()), app).unwrap();
     let drained = testing::drain(&payments).await.unwrap();
     assert_eq!((drained.handled, provider.charges().len()), (5, 5));
@@ -25,7 +26,8 @@ async fn a_provider_that_is_not_there_is_held_against_no_order() {
     let stage = Stage::open("idempotent_call_test", TABLES).await.unwrap();
     let provider = Provider::forgetful(100);
     let doors = provider.open(None).await.unwrap();
-    let app = App { payments: Payments::new(doors.url()).unwrap(), gremlin: Gremlin::every(0) };
+    let app =
+        App { pool: stage.pool.clone(), payments: Payments::new(doors.url()).unwrap(), gremlin: Gremlin::every(0) };
     let payments = group(&EventBox::new(stage.pool.clone()), app).unwrap();
     place(&stage.pool, 0..3).await.unwrap();
 
@@ -53,7 +55,8 @@ async fn a_refusal_is_final() {
     let stage = Stage::open("idempotent_call_test", TABLES).await.unwrap();
     let provider = Provider::forgetful(100);
     let doors = provider.open(None).await.unwrap();
-    let app = App { payments: Payments::new(doors.url()).unwrap(), gremlin: Gremlin::every(0) };
+    let app =
+        App { pool: stage.pool.clone(), payments: Payments::new(doors.url()).unwrap(), gremlin: Gremlin::every(0) };
     let payments = group(&EventBox::new(stage.pool.clone()), app).unwrap();
     place(&stage.pool, 18..21).await.unwrap();
 

@@ -22,7 +22,7 @@ impl Process {
         let main = move || {
             // What `main` of such a service does.
             runtime.block_on(async {
-                let told_to_stop = signal::told_to_stop()?;
+                let told_to_stop = event_box::stop_signal()?;
                 let options = (*app.pool.connect_options()).clone();
                 let pool: PgPool = PgPoolOptions::new().max_connections(20).connect_with(options).await?;
                 let listener = tokio::net::TcpListener::from_std(listener)?;
