@@ -144,8 +144,10 @@ mod context;
 mod copy;
 mod cursor;
 mod deadline;
+mod delayed;
 mod delivery;
 mod derived;
+mod due;
 mod emit;
 mod erase;
 mod error;
@@ -165,6 +167,7 @@ mod intervention_record;
 mod look;
 mod migrate;
 mod mode;
+mod mover;
 mod notify;
 mod outage;
 mod outbox;
@@ -221,6 +224,7 @@ pub use crate::{
     consumer_builder::{BuildError, ConsumerBuilder, Empty, Routed, WithoutHandlers},
     consumer_group::{ConsumerGroup, GroupError},
     context::Context,
+    delayed::{Cancellation, Delayed},
     emit::{Emit, EmitThrough},
     erase::{Erasure, LoggedEvent},
     error::{BoxError, EmitError},

@@ -8,6 +8,7 @@ mod database_trouble;
 mod dead_letter_policy;
 mod dead_letters;
 mod deaths;
+mod delayed;
 mod derive;
 mod disk;
 mod emit;
