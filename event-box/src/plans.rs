@@ -201,7 +201,7 @@ async fn ten_due_of_a_million_that_wait_are_an_index_range() {
     let log = TestLog::new().await;
     let mut connection = log.pool.acquire().await.unwrap();
     let fill = "insert into event_box.delayed (due_at, id, topic, partition_key, payload)
-                select now() + i * interval '1 second', gen_random_uuid(), 'counted', 'key' || i % 5000,
+                select now() + i * interval '1 minute', gen_random_uuid(), 'counted', 'key' || i % 5000,
                        json_build_object('key', i % 5000, 'n', i, 'note', repeat('x', 100))
                 from generate_series($1::int, 1000000) as i";
     // As ids come: in no order of the due times.
@@ -228,7 +228,7 @@ async fn ten_due_of_a_million_that_wait_are_an_index_range() {
             assert!(locked.contains("rows=10 "), "{ten}");
             let condition = "Index Cond: (due_at <= ";
             assert!(ten.contains("using delayed_pkey on delayed") && ten.contains(condition), "{ten}");
-            assert!(cancel.contains("using delayed_id on delayed"), "{cancel}");
+            assert!(cancel.contains("delayed_id"), "{cancel}");
             for (what, plan, most) in
                 [("check", check, 10), ("cancel", cancel, 10), ("none due", none, 30), ("ten due", ten, 300)]
             {

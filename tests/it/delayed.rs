@@ -1,44 +1,37 @@
 use std::time::{Duration, SystemTime};
 
-use event_box::{BoxError, Cancellation, Consumer, Context, EmitError, EventBox, Pull, PullBuilder, testing};
-use event_box_tests::{Counted, Logged, Noted, PATIENCE, Running, Seen, TestLog, seen_by, wait_until_seen};
-use sqlx::{Acquire, PgPool, postgres::PgPoolOptions};
+use event_box::{BoxError, Cancellation, Consumer, Context, EmitError, EventBox, testing};
+use event_box_tests::{Counted, Noted, Running, Seen, TestLog, seen_by, wait_until_seen};
+use sqlx::{Acquire, PgPool};
 use uuid::Uuid;
 
-use crate::processes::Member;
+pub(crate) const HOUR: Duration = Duration::from_secs(60 * 60);
+pub(crate) const SOON: Duration = Duration::from_millis(300);
+pub(crate) const DELAYED: &str = "select count(*) from event_box.delayed";
+pub(crate) const LOGGED: &str = "select count(*) from event_box.events";
 
-const HOUR: Duration = Duration::from_secs(60 * 60);
-const SOON: Duration = Duration::from_millis(300);
-const DELAYED: &str = "select count(*) from event_box.delayed";
-const LOGGED: &str = "select count(*) from event_box.events";
-
-async fn note(event: Counted, cx: &mut Context<'_>) -> Result<(), BoxError> {
+pub(crate) async fn note(event: Counted, cx: &mut Context<'_>) -> Result<(), BoxError> {
     Ok(Seen::note("m", &event, cx).await?)
 }
 
-fn start(log: impl Into<EventBox>) -> Running {
+pub(crate) fn start(log: impl Into<EventBox>) -> Running {
     Running::start(Consumer::builder(log, "g").on(note).build().unwrap())
 }
 
-fn counted(key: &str, n: i64) -> Counted {
+pub(crate) fn counted(key: &str, n: i64) -> Counted {
     Counted { key: key.to_owned(), n }
 }
 
-async fn log_with_seen() -> TestLog {
+pub(crate) async fn log_with_seen() -> TestLog {
     let log = TestLog::new().await;
     sqlx::raw_sql(Seen::TABLE).execute(&log.pool).await.unwrap();
     log
 }
 
 /// The numbers of the log's events, in its order.
-async fn numbers(pool: &PgPool) -> Vec<i64> {
+pub(crate) async fn numbers(pool: &PgPool) -> Vec<i64> {
     let numbers = "select (payload ->> 'n')::bigint from event_box.events order by sequence";
     sqlx::query_scalar(numbers).fetch_all(pool).await.unwrap()
-}
-
-/// Waits until this many have fallen due, without anybody having moved them.
-async fn wait_until_due(log: &TestLog, events: i64) {
-    log.wait_until("select count(*) from event_box.delayed where due_at <= clock_timestamp()", events).await;
 }
 
 /// How late each came into the log, by the database's clock, when all that were emitted have.
@@ -131,7 +124,7 @@ async fn what_fell_due_while_no_process_ran_is_moved_when_one_starts() {
     let log = log_with_seen().await;
     log.outbox.emit(&log.pool, &counted("k", 1)).delay(Duration::from_millis(20)).await.unwrap();
     log.outbox.emit(&log.pool, &counted("k", 2)).delay(HOUR).await.unwrap();
-    wait_until_due(&log, 1).await;
+    log.wait_until("select count(*) from event_box.delayed where due_at <= clock_timestamp()", 1).await;
     assert_eq!((log.number(LOGGED).await, log.number(DELAYED).await), (0, 2));
     for n in [1, 2] {
         let running = start(&log.pool);
@@ -181,77 +174,6 @@ async fn the_log_has_them_in_the_order_of_their_due_times() {
     log.close().await;
 }
 
-/// Handles of their own: each has a mover, as if it were a process.
-#[tokio::test(flavor = "multi_thread")]
-async fn many_movers_move_each_event_once() {
-    let log = log_with_seen().await;
-    let running: Vec<_> = (0..4).map(|_| start(&log.pool)).collect();
-    let members = [Member::spawn(&log, "g", "one", 1), Member::spawn(&log, "g", "two", 1)];
-    let mut tasks = tokio::task::JoinSet::new();
-    for emitter in 0..4 {
-        let (pool, outbox) = (log.pool.clone(), log.outbox.clone());
-        tasks.spawn(async move {
-            for i in 0..1_000_i64 {
-                let delay = Duration::from_millis(1 + (i * 7_919 % 1_500) as u64);
-                let event = counted(&format!("{emitter}-{i}"), i);
-                outbox.emit(&pool, &event).delay(delay).await.unwrap();
-            }
-        });
-    }
-    tasks.join_all().await;
-    wait_until_seen(&log.pool, "g", 4_000).await;
-    log.wait_until("select 1 - count(*) from event_box.delayed", 1).await;
-    for running in running {
-        running.stop().await.unwrap();
-    }
-    assert!(members.into_iter().all(|member| member.terminate().success()));
-    assert_eq!(log.number(LOGGED).await, 4_000);
-    assert_eq!(log.number("select count(distinct id) from event_box.events").await, 4_000);
-    assert_eq!(log.number("select count(*) from seen").await, 4_000);
-    log.close().await;
-}
-
-/// Its statement stands still in the middle while the session is ended, then the process.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_mover_that_dies_in_the_middle_loses_and_doubles_nothing() {
-    let log = log_with_seen().await;
-    log.sql(
-        "create function public.gate() returns trigger language plpgsql as $$
-         begin if new.partition_key = 'k150' then perform pg_advisory_xact_lock_shared(77); end if; return new; end $$;
-         create trigger gate before insert on event_box.events for each row execute function public.gate()",
-    )
-    .await;
-    let mut gate = log.pool.acquire().await.unwrap();
-    sqlx::query("select pg_advisory_lock(77)").execute(&mut *gate).await.unwrap();
-    let mut tx = log.pool.begin().await.unwrap();
-    for n in 0..300 {
-        log.outbox.emit(&mut *tx, &counted(&format!("k{n}"), n)).delay(Duration::from_millis(1)).await.unwrap();
-    }
-    tx.commit().await.unwrap();
-    let stands = "select count(*) from pg_stat_activity where datname = current_database() and wait_event = 'advisory'";
-    let victim = Member::spawn(&log, "g", "victim", 1);
-    log.wait_until(stands, 1).await;
-    drop(victim);
-    let survivor = Member::spawn(&log, "g", "survivor", 1);
-    for _ in 0..3 {
-        // Taken by the next try, as by another process.
-        log.wait_until(stands, 1).await;
-        log.sql(
-            "select pg_terminate_backend(pid) from pg_stat_activity
-             where datname = current_database() and wait_event = 'advisory'",
-        )
-        .await;
-    }
-    assert_eq!((log.number(LOGGED).await, log.number(DELAYED).await), (0, 300));
-    sqlx::query("select pg_advisory_unlock(77)").execute(&mut *gate).await.unwrap();
-    wait_until_seen(&log.pool, "g", 300).await;
-    assert!(survivor.terminate().success());
-    assert_eq!((log.number(LOGGED).await, log.number(DELAYED).await), (300, 0));
-    assert_eq!(numbers(&log.pool).await, (0..300).collect::<Vec<_>>());
-    drop(gate);
-    log.close().await;
-}
-
 #[tokio::test]
 async fn a_rollback_takes_a_delayed_event_along_and_so_does_a_savepoints() {
     let log = log_with_seen().await;
@@ -275,62 +197,11 @@ async fn a_rollback_takes_a_delayed_event_along_and_so_does_a_savepoints() {
     open.commit().await.unwrap();
     wait_until_seen(&log.pool, "g", 3).await;
     running.stop().await.unwrap();
-    let keys: Vec<String> = sqlx::query_scalar("select key from seen order by at").fetch_all(&log.pool).await.unwrap();
+    let keys: Vec<String> = sqlx::query_scalar("select partition_key from event_box.events order by sequence")
+        .fetch_all(&log.pool)
+        .await
+        .unwrap();
     assert_eq!(keys, ["kept", "kept in a savepoint", "open"]);
-    log.close().await;
-}
-
-#[tokio::test]
-async fn an_event_is_cancelled_before_it_is_due_or_not_at_all() {
-    let log = log_with_seen().await;
-    let outbox = &log.outbox;
-    let emit = async |n| outbox.emit(&log.pool, &counted("k", n)).delay(Duration::from_secs(2)).await.unwrap();
-    let (cancelled, rolled_back, kept) = (emit(1).await, emit(2).await, emit(3).await);
-    assert_eq!(outbox.cancel(&log.pool, cancelled).await.unwrap(), Cancellation::Cancelled);
-    assert_eq!(outbox.cancel(&log.pool, cancelled).await.unwrap(), Cancellation::NotWaiting);
-    assert_eq!(outbox.cancel(&log.pool, Uuid::now_v7()).await.unwrap(), Cancellation::NotWaiting);
-    let mut tx = log.pool.begin().await.unwrap();
-    assert_eq!(outbox.cancel(&mut *tx, rolled_back).await.unwrap(), Cancellation::Cancelled);
-    let own = outbox.emit(&mut *tx, &counted("k", 4)).delay(HOUR).await.unwrap();
-    assert_eq!(outbox.cancel(&mut *tx, own).await.unwrap(), Cancellation::Cancelled);
-    let mut savepoint = tx.begin().await.unwrap();
-    assert_eq!(outbox.cancel(&mut *savepoint, kept).await.unwrap(), Cancellation::Cancelled);
-    savepoint.rollback().await.unwrap();
-    tx.rollback().await.unwrap();
-    // An id that was given twice.
-    for n in [5, 6] {
-        outbox.emit(&log.pool, &counted("k", n)).id(own).delay(HOUR).await.unwrap();
-    }
-    assert_eq!(outbox.cancel(&log.pool, own).await.unwrap(), Cancellation::Cancelled);
-    let running = start(&log.pool);
-    wait_until_seen(&log.pool, "g", 2).await;
-    assert_eq!(outbox.cancel(&log.pool, kept).await.unwrap(), Cancellation::NotWaiting, "it is in the log");
-    running.stop().await.unwrap();
-    assert_eq!(seen_by(&log.pool, "g").await, [("k".to_owned(), vec![2, 3])]);
-    assert_eq!(log.number(DELAYED).await, 0);
-    log.close().await;
-}
-
-/// They fall due while the transactions that cancel them are open: one is committed, one rolled back.
-#[tokio::test]
-async fn a_cancel_that_is_open_holds_up_nothing_but_its_own_event() {
-    let log = log_with_seen().await;
-    let emit = async |n| log.outbox.emit(&log.pool, &counted("k", n)).delay(Duration::from_millis(1)).await.unwrap();
-    let (gone, taken_back) = (emit(1).await, emit(2).await);
-    let (mut committed, mut rolled_back) = (log.pool.begin().await.unwrap(), log.pool.begin().await.unwrap());
-    assert_eq!(log.outbox.cancel(&mut *committed, gone).await.unwrap(), Cancellation::Cancelled);
-    assert_eq!(log.outbox.cancel(&mut *rolled_back, taken_back).await.unwrap(), Cancellation::Cancelled);
-    let running = start(&log.pool);
-    for n in [3, 4] {
-        emit(n).await;
-        wait_until_seen(&log.pool, "g", n - 2).await;
-    }
-    committed.commit().await.unwrap();
-    rolled_back.rollback().await.unwrap();
-    wait_until_seen(&log.pool, "g", 3).await;
-    running.stop().await.unwrap();
-    assert_eq!(seen_by(&log.pool, "g").await, [("k".to_owned(), vec![3, 4, 2])]);
-    assert_eq!(log.number(DELAYED).await, 0);
     log.close().await;
 }
 
@@ -371,56 +242,6 @@ async fn a_time_that_postgresql_cannot_hold_is_refused_before_anything_is_sent()
     log.close().await;
 }
 
-/// The move itself announces them: the poll would come an hour later.
-#[tokio::test]
-async fn a_move_wakes_consumers_and_needs_no_poll() {
-    let log = log_with_seen().await;
-    let running = Running::start(Consumer::builder(&log.pool, "g").on(note).poll_interval(HOUR).build().unwrap());
-    let listening = "select count(*) from pg_stat_activity where datname = current_database() and query like 'LISTEN%' and state = 'idle'";
-    log.wait_until(listening, 1).await;
-    for n in 1..=3 {
-        log.outbox.emit(&log.pool, &counted("k", n)).delay(SOON).await.unwrap();
-        // A look is made every half minute anyway.
-        let seen = tokio::time::timeout(Duration::from_secs(15), wait_until_seen(&log.pool, "g", n));
-        seen.await.expect("the move wakes the consumer");
-    }
-    running.stop().await.unwrap();
-    log.close().await;
-}
-
-/// It has the poll's, which is there already.
-#[tokio::test]
-async fn a_mover_needs_no_connection_of_its_own() {
-    let log = log_with_seen().await;
-    let pool = PgPoolOptions::new().max_connections(4).connect(log.url()).await.unwrap();
-    let running = Running::start(Consumer::builder(&pool, "g").on(note).workers(1).build().unwrap());
-    log.outbox.emit(&log.pool, &counted("k", 1)).await.unwrap();
-    wait_until_seen(&log.pool, "g", 1).await;
-    let mut others = Vec::new();
-    while others.len() < 3 {
-        others.push(tokio::time::timeout(PATIENCE, pool.acquire()).await.unwrap().unwrap());
-    }
-    log.outbox.emit(&log.pool, &counted("k", 2)).delay(SOON).await.unwrap();
-    log.wait_until(LOGGED, 2).await;
-    drop(others);
-    wait_until_seen(&log.pool, "g", 2).await;
-    running.stop().await.unwrap();
-    pool.close().await;
-    log.close().await;
-}
-
-#[tokio::test]
-async fn a_pull_that_waits_moves_what_is_due() {
-    let log = TestLog::new().await;
-    let pull: Pull = PullBuilder::new(&log.pool, "p").event::<Counted>().open().await.unwrap();
-    log.outbox.emit(&log.pool, &counted("k", 1)).delay(SOON).await.unwrap();
-    tokio::time::timeout(PATIENCE, pull.wait()).await.expect("it is woken").unwrap();
-    let mut tx = log.pool.begin().await.unwrap();
-    assert!(pull.next(&mut tx).await.unwrap().is_some());
-    tx.commit().await.unwrap();
-    log.close().await;
-}
-
 /// A handler emits a delayed event with its other writes, or with none of them.
 #[tokio::test]
 async fn what_a_handler_emits_with_a_delay_shares_its_fate() {
@@ -443,28 +264,5 @@ async fn what_a_handler_emits_with_a_delay_shares_its_fate() {
     running.stop().await.unwrap();
     assert_eq!(seen_by(&log.pool, "g").await, [("k".to_owned(), vec![1, 2, 3])]);
     assert_eq!((log.number(LOGGED).await, log.number(DELAYED).await), (3, 0));
-    log.close().await;
-}
-
-/// Somebody locks the log for a while: said once when it begins and once when it is over; the poll goes on.
-#[tokio::test]
-async fn a_lock_in_the_way_is_said_once_and_stalls_no_poll() {
-    let logged = Logged::here();
-    let log = log_with_seen().await;
-    let running = start(&log.pool);
-    log.wait_until("select count(*) from event_box.cursors", 64).await;
-    let mut lock = log.pool.begin().await.unwrap();
-    sqlx::raw_sql("lock table event_box.events in share mode").execute(&mut *lock).await.unwrap();
-    log.outbox.emit(&log.pool, &counted("k", 1)).delay(Duration::from_millis(1)).await.unwrap();
-    let failed = "delayed events cannot be moved into the log, trying on";
-    logged.wait_for(failed, 1).await;
-    logged.wait_for_statements("pg_try_advisory_xact_lock", 3).await;
-    lock.rollback().await.unwrap();
-    wait_until_seen(&log.pool, "g", 1).await;
-    logged.wait_for("delayed events are moved into the log again", 1).await;
-    running.stop().await.unwrap();
-    let alarms = logged.alarms();
-    assert_eq!(alarms.len(), 1, "{alarms:#?}");
-    assert!(alarms[0].fields["error"].contains("lock timeout"), "{alarms:#?}");
     log.close().await;
 }

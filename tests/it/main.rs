@@ -3,6 +3,7 @@
 mod adopt;
 mod all_or_nothing;
 mod builds;
+mod cancel;
 mod consume;
 mod database_trouble;
 mod dead_letter_policy;
@@ -23,6 +24,7 @@ mod groups;
 mod health;
 mod late;
 mod migrations;
+mod mover;
 mod network;
 mod outages;
 mod pgbench;
