@@ -23,6 +23,26 @@ create table event_box.events (
 -- Uncompressed out-of-line payloads: their size is known without reading them, which is what keeps a batch within its byte budget.
 alter table event_box.events alter column payload set storage external;
 
+-- Events that are not due yet. What is due is moved into the log, by one process at a time (docs/architecture.md, "Delayed events").
+create table event_box.delayed (
+    due_at        timestamptz not null constraint due_at_finite check (isfinite(due_at)),
+    -- Keeps the order of emission where events are due at the same time.
+    ordinal       bigint      not null generated always as identity,
+    id            uuid        not null,
+    topic         text        not null constraint topic_length check (octet_length(topic) between 1 and 255),
+    version       smallint    not null default 1 constraint version_positive check (version > 0),
+    partition_key text        constraint partition_key_length check (octet_length(partition_key) between 1 and 512),
+    payload       json        not null,
+    headers       json        constraint headers_object check (json_typeof(headers) = 'object'),
+    emitted_at    timestamptz not null default statement_timestamp(),
+    primary key (due_at, ordinal)
+) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
+
+create index delayed_id on event_box.delayed (id);
+
+-- As the log's: a move keeps within its byte budget without reading them.
+alter table event_box.delayed alter column payload set storage external;
+
 create table event_box.consumer_groups (
     name       text        primary key constraint name_length check (octet_length(name) between 1 and 255),
     topics     text[]      not null,
@@ -112,6 +132,14 @@ create table event_box.interventions (
     detail        text
 );
 
+-- RFC 9562, UUIDv7: 48 bits of Unix milliseconds, then version 7 over the random bits of a version 4.
+create function event_box.new_event_id() returns uuid
+language sql volatile
+return encode(set_bit(set_bit(overlay(
+    uuid_send(gen_random_uuid())
+    placing substring(int8send((extract(epoch from clock_timestamp()) * 1000)::bigint) from 3)
+    from 1 for 6), 52, 1), 53, 1), 'hex')::uuid;
+
 -- Emits from triggers, psql and other languages. Returns the event's id: the one given, or a new UUIDv7.
 create function event_box.emit(
     topic         text,
@@ -124,14 +152,31 @@ create function event_box.emit(
 language plpgsql
 as $function$
 declare
-    -- RFC 9562, UUIDv7: 48 bits of Unix milliseconds, then version 7 over the random bits of a version 4.
-    event_id uuid := coalesce(emit.id, encode(set_bit(set_bit(overlay(
-        uuid_send(gen_random_uuid())
-        placing substring(int8send((extract(epoch from clock_timestamp()) * 1000)::bigint) from 3)
-        from 1 for 6), 52, 1), 53, 1), 'hex')::uuid);
+    event_id uuid := coalesce(emit.id, event_box.new_event_id());
 begin
     insert into event_box.events (id, topic, version, partition_key, payload, headers)
     values (event_id, emit.topic, emit.version, emit.partition_key, emit.payload, emit.headers);
+    return event_id;
+end
+$function$;
+
+-- As `emit`, to be delivered from `due_at` on.
+create function event_box.emit_at(
+    due_at        timestamptz,
+    topic         text,
+    payload       json,
+    partition_key text     default null,
+    headers       json     default null,
+    version       smallint default 1,
+    id            uuid     default null
+) returns uuid
+language plpgsql
+as $function$
+declare
+    event_id uuid := coalesce(emit_at.id, event_box.new_event_id());
+begin
+    insert into event_box.delayed (due_at, id, topic, version, partition_key, payload, headers)
+    values (emit_at.due_at, event_id, emit_at.topic, emit_at.version, emit_at.partition_key, emit_at.payload, emit_at.headers);
     return event_id;
 end
 $function$;

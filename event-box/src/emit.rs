@@ -1,12 +1,17 @@
-use std::{fmt, future::IntoFuture, marker::PhantomData};
+use std::{
+    fmt,
+    future::IntoFuture,
+    marker::PhantomData,
+    time::{Duration, SystemTime},
+};
 
 use futures_core::future::BoxFuture;
 use sqlx::PgExecutor;
 use uuid::Uuid;
 
 use crate::{
-    error::EmitError, event::Event, headers::Headers, notify, outbox::Outbox, partition_key::PartitionKey,
-    types::RawJson,
+    delayed, due::Due, error::EmitError, event::Event, headers::Headers, notify, outbox::Outbox,
+    partition_key::PartitionKey, types::RawJson,
 };
 
 /// What an event is emitted through: any [`PgExecutor`].
@@ -27,12 +32,13 @@ pub struct Emit<'c, X> {
     executor: X,
     event: Encoded,
     id: Option<Uuid>,
+    due: Due,
     connection: PhantomData<&'c ()>,
 }
 
 impl<'c, X> Emit<'c, X> {
     pub(crate) fn new(outbox: Outbox, executor: X, event: Encoded) -> Self {
-        Self { outbox, executor, event, id: None, connection: PhantomData }
+        Self { outbox, executor, event, id: None, due: Due::Now, connection: PhantomData }
     }
 
     /// Gives the event an id of your own. Default: a new UUIDv7.
@@ -54,6 +60,41 @@ impl<'c, X> Emit<'c, X> {
         self.event.partition_key = key.partition_key().map(Into::into);
         self
     }
+
+    /// Holds the event back for this long from the start of the emitting statement, by the database's clock. Default and zero: none.
+    ///
+    /// It is then appended to the log, within a second where a consumer runs or a [`Pull`](crate::Pull) waits on this log in any process,
+    /// and delivered like any other. Its place among the events of its key is the one it takes then: it goes by when it became due, not by when
+    /// it was emitted. Until then it is not in the log, and [`Outbox::cancel`] takes it back. A transaction that is rolled back takes
+    /// it along. Given beside [`due_at`](Self::due_at), the later call wins.
+    ///
+    /// ```no_run
+    /// # use event_box::{BoxError, Event, Outbox};
+    /// # use serde::{Deserialize, Serialize};
+    /// # use std::time::Duration;
+    /// # #[derive(Serialize, Deserialize, Event)]
+    /// # #[event(topic = "payments.overdue", partition_key = "order_id")]
+    /// # struct PaymentOverdue { order_id: i64 }
+    /// # async fn place(tx: &mut sqlx::PgConnection) -> Result<(), BoxError> {
+    /// let hour = Duration::from_secs(60 * 60);
+    /// let id = Outbox::new().emit(&mut *tx, &PaymentOverdue { order_id: 7 }).delay(72 * hour).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// The emit answers with [`EmitError::DueTime`] where the time is none that PostgreSQL holds.
+    pub fn delay(mut self, delay: Duration) -> Self {
+        self.due = Due::After(delay);
+        self
+    }
+
+    /// Holds the event back until this time, as [`delay`](Self::delay) does; to the microsecond, by the database's clock. Where it has passed,
+    /// the event is moved into the log with the next that are due. Default: none.
+    ///
+    /// The emit answers with [`EmitError::DueTime`] where the time is none that PostgreSQL holds: before 4713 BC or after 294276 AD.
+    pub fn due_at(mut self, time: SystemTime) -> Self {
+        self.due = Due::At(time);
+        self
+    }
 }
 
 impl<'c, X: PgExecutor<'c> + 'c> IntoFuture for Emit<'c, X> {
@@ -61,13 +102,16 @@ impl<'c, X: PgExecutor<'c> + 'c> IntoFuture for Emit<'c, X> {
     type IntoFuture = BoxFuture<'c, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let Self { outbox, executor, event, id, .. } = self;
+        let Self { outbox, executor, event, id, due, .. } = self;
         Box::pin(async move {
             let event = event.checked(&outbox, &outbox.headers)?;
+            let due = due.checked().map_err(|_| EmitError::DueTime { topic: event.topic })?;
             let id = id.unwrap_or_else(Uuid::now_v7);
-            insert(&outbox, executor, id, event)
-                .await
-                .map_err(|source| EmitError::from_database(source, &outbox.schema))?;
+            let inserted = match due {
+                None => insert(&outbox, executor, id, event).await,
+                Some(due) => delayed::insert(&outbox, executor, id, event, due).await,
+            };
+            inserted.map_err(|source| EmitError::from_database(source, &outbox.schema))?;
             Ok(id)
         })
     }
@@ -117,7 +161,11 @@ async fn insert<'c>(
 
 impl<X> fmt::Debug for Emit<'_, X> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Emit").field("topic", &self.event.topic).field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("Emit")
+            .field("topic", &self.event.topic)
+            .field("id", &self.id)
+            .field("due", &self.due)
+            .finish_non_exhaustive()
     }
 }
 

@@ -36,6 +36,8 @@ impl EventBox {
     /// The sequence of the event with this id; `None` where the log does not hold it. Where the id was given to several events, the first
     /// that is not erased.
     ///
+    /// A delayed event is not in the log until it is due: [`Outbox::cancel`](crate::Outbox::cancel) removes it by its id.
+    ///
     /// The log has no index by id: it is read from end to end, in about 0.1 s on two cores for a million small events that are cached.
     ///
     /// # Errors

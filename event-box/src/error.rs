@@ -68,6 +68,14 @@ pub enum EmitError {
         /// The name.
         name: String,
     },
+    /// The due time is before 4713 BC or after 294276 AD.
+    #[error(
+        "the `{topic}` event is due at a time that PostgreSQL cannot hold: use one from 4713 BC to 294276 AD, or a shorter delay"
+    )]
+    DueTime {
+        /// The event's topic.
+        topic: &'static str,
+    },
     /// The database refused or could not be reached; a transaction it happened in is aborted. On a pool, where the connection was lost
     /// after the statement was sent, the event may have been committed all the same.
     #[error("the event could not be written to the log")]

@@ -47,7 +47,7 @@ impl<'c> EventInfo<'c> {
         &self.record.headers
     }
 
-    /// When the emitting statement began, by the database's clock.
+    /// When the emitting statement began, by the database's clock; of a delayed event, when it was moved into the log.
     pub fn emitted_at(&self) -> SystemTime {
         self.record.emitted_at
     }

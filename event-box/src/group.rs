@@ -14,15 +14,14 @@ pub(crate) enum Start {
     Now,
 }
 
+/// A holder of a lock that vanished gives it up within a minute.
+pub(crate) const LIMITS: &str = "set local idle_in_transaction_session_timeout = 45000; set local tcp_keepalives_idle = 20; \
+     set local tcp_keepalives_interval = 5; set local tcp_keepalives_count = 5; set local tcp_user_timeout = 45000";
+
 /// Retention, creation of a group and replay exclude each other by this lock, taken in a statement before the one that reads, held to the
-/// end of the transaction. A holder that vanished gives it up within a minute: without it no consumer starts.
+/// end of the transaction. Without it no consumer starts.
 pub(crate) async fn lock_maintenance(connection: &mut PgConnection, schema: &Schema) -> Result<(), sqlx::Error> {
-    sqlx::raw_sql(
-        "set local idle_in_transaction_session_timeout = 45000; set local tcp_keepalives_idle = 20; \
-         set local tcp_keepalives_interval = 5; set local tcp_keepalives_count = 5; set local tcp_user_timeout = 45000",
-    )
-    .execute(&mut *connection)
-    .await?;
+    sqlx::raw_sql(LIMITS).execute(&mut *connection).await?;
     sqlx::query!("select pg_advisory_xact_lock(hashtextextended('event_box.maintenance', 0))")
         .execute(schema.over(connection))
         .await?;

@@ -54,6 +54,26 @@
 //! # Ok(()) }
 //! ```
 //!
+//! # Delaying
+//!
+//! [`Emit::delay`] and [`Emit::due_at`] hold an event back; whatever consumer runs then moves it into the log, within a second, and exactly once.
+//! It is ordered by when it became due, and until then [`Outbox::cancel`] takes it back.
+//!
+//! ```no_run
+//! # use event_box::{BoxError, Event, Outbox};
+//! # use serde::{Deserialize, Serialize};
+//! # use std::time::Duration;
+//! # #[derive(Serialize, Deserialize, Event)]
+//! # #[event(topic = "payments.overdue", partition_key = "order_id")]
+//! # struct PaymentOverdue { order_id: i64 }
+//! # async fn place_and_pay(tx: &mut sqlx::PgConnection) -> Result<(), BoxError> {
+//! let outbox = Outbox::new();
+//! let three_days = Duration::from_secs(3 * 24 * 60 * 60);
+//! let id = outbox.emit(&mut *tx, &PaymentOverdue { order_id: 7 }).delay(three_days).await?;
+//! let cancellation = outbox.cancel(&mut *tx, id).await?; // when it is paid
+//! # let _ = cancellation; Ok(()) }
+//! ```
+//!
 //! # Handling
 //!
 //! [`Consumer::builder`] takes functions and closures by [`on`](ConsumerBuilder::on) and structs by [`handle`](ConsumerBuilder::handle).
@@ -159,7 +179,7 @@
 //!
 //! # Testing
 //!
-//! Feature `testing`: assertions on what was emitted, and a drain that waits for no backoff.
+//! Feature `testing`: assertions on what was emitted, and a drain that waits for no backoff and no delay.
 //!
 //! A `Uuid` field in an event needs uuid's feature `serde`, as for any type with serde's derives.
 
@@ -180,10 +200,12 @@ mod context;
 mod copy;
 mod cursor;
 mod deadline;
+mod delayed;
 mod deliver;
 mod delivery;
 mod derived;
 mod detached;
+mod due;
 mod emit;
 mod erase;
 mod error;
@@ -207,6 +229,7 @@ mod look;
 mod middleware;
 mod migrate;
 mod mode;
+mod mover;
 mod notify;
 mod outage;
 mod outbox;
@@ -268,6 +291,7 @@ pub use crate::{
     consumer_builder::{BuildError, ConsumerBuilder, Empty, Routed, WithoutHandlers},
     consumer_group::{ConsumerGroup, GroupError},
     context::Context,
+    delayed::{Cancellation, Delayed},
     delivery::Delivery,
     detached::Detached,
     emit::{Emit, EmitThrough},

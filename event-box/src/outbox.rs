@@ -80,7 +80,7 @@ impl Outbox {
         self
     }
 
-    /// Writes one event; await the answer. One statement, one round trip, and nothing remains of it where the executor's transaction or
+    /// Writes one event, at once or with a [`delay`](Emit::delay); await the answer. One statement, one round trip, and nothing remains of it where the executor's transaction or
     /// savepoint is rolled back.
     ///
     /// Gives back the event's id. On a pool the event is committed by itself.

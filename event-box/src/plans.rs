@@ -12,6 +12,7 @@ const READ: &str = include_str!("read.sql");
 const LOOK: &str = include_str!("look.sql");
 const HEALTH: &str = include_str!("health.sql");
 const RETENTION: &str = include_str!("retention.sql");
+const MOVER: &str = include_str!("mover.sql");
 
 const MODES: [&str; 2] = ["force_generic_plan", "force_custom_plan"];
 
@@ -53,19 +54,26 @@ async fn quiet(log: &TestLog, group: &'static str) {
 
 /// The plan of a prepared statement, executed.
 async fn plan(connection: &mut PgConnection, mode: &str, types: &str, sql: &str, arguments: &str) -> String {
-    let prepare =
-        format!("set plan_cache_mode = {mode}; set jit = off; deallocate all; prepare tried ({types}) as {sql}");
-    sqlx::raw_sql(AssertSqlSafe(prepare)).execute(&mut *connection).await.unwrap();
-    let mut text = String::new();
+    prepare(connection, mode, types, sql).await;
     // The first run fills the caches.
-    for _ in 0..2 {
-        let explain = AssertSqlSafe(format!("explain (analyze, buffers, costs off) execute tried ({arguments})"));
-        let lines: Vec<String> =
-            sqlx::query_scalar(explain).persistent(false).fetch_all(&mut *connection).await.unwrap();
-        text = lines.join("\n");
-    }
+    executed(connection, arguments).await;
+    let text = executed(connection, arguments).await;
     println!("{mode} ({arguments})\n{text}\n");
     text
+}
+
+async fn prepare(connection: &mut PgConnection, mode: &str, types: &str, sql: &str) {
+    let types = if types.is_empty() { String::new() } else { format!("({types})") };
+    let prepare =
+        format!("set plan_cache_mode = {mode}; set jit = off; deallocate all; prepare tried {types} as {sql}");
+    sqlx::raw_sql(AssertSqlSafe(prepare)).execute(connection).await.unwrap();
+}
+
+async fn executed(connection: &mut PgConnection, arguments: &str) -> String {
+    let arguments = if arguments.is_empty() { String::new() } else { format!("({arguments})") };
+    let explain = AssertSqlSafe(format!("explain (analyze, buffers, costs off) execute tried {arguments}"));
+    let lines: Vec<String> = sqlx::query_scalar(explain).persistent(false).fetch_all(connection).await.unwrap();
+    lines.join("\n")
 }
 
 /// Every access to the log goes through its one index, by partition and sequence.
@@ -182,6 +190,53 @@ async fn every_long_query_is_an_index_range_on_a_million_rows() {
         let look = plan(&mut connection, mode, "text, text[]", LOOK, &format!("'now', {topics}")).await;
         println!("{mode}: look, 200,000 without a handler: {} ms, {} pages", milliseconds(&look), pages(&look));
         assert!(pages(&look) < 64 * 130, "{look}");
+    }
+    drop(connection);
+    log.close().await;
+}
+
+/// However many wait: what is due is an index range, and so are the check, a cancel, and the way of each event into the log.
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_due_of_a_million_that_wait_are_an_index_range() {
+    let log = TestLog::new().await;
+    let mut connection = log.pool.acquire().await.unwrap();
+    let fill = "insert into event_box.delayed (due_at, id, topic, partition_key, payload)
+                select now() + i * interval '1 minute', gen_random_uuid(), 'counted', 'key' || i % 5000,
+                       json_build_object('key', i % 5000, 'n', i, 'note', repeat('x', 100))
+                from generate_series($1::int, 1000000) as i";
+    // As ids come: in no order of the due times.
+    sqlx::query(fill).bind(1).execute(&mut *connection).await.unwrap();
+    let check = "select extract(epoch from min(due_at) - statement_timestamp())::float8 as wait from event_box.delayed";
+    for statistics in ["without statistics", "with statistics"] {
+        if statistics == "with statistics" {
+            sqlx::raw_sql("vacuum analyze event_box.delayed").execute(&mut *connection).await.unwrap();
+        }
+        for mode in MODES {
+            let mut tx = sqlx::Connection::begin(&mut *connection).await.unwrap();
+            let fall_due = "update event_box.delayed set due_at = due_at - interval '1 year'
+                            where due_at in (select due_at from event_box.delayed order by due_at limit 10)";
+            sqlx::raw_sql(fall_due).execute(&mut *tx).await.unwrap();
+            let check = plan(&mut tx, mode, "", check, "").await;
+            let cancel = "delete from event_box.delayed where id = $1";
+            let cancel = plan(&mut tx, mode, "uuid", cancel, "gen_random_uuid()").await;
+            prepare(&mut tx, mode, "bigint, bigint, timestamptz, text", MOVER).await;
+            let ten = executed(&mut tx, "1000, 8388608, null, 'channel'").await;
+            let none = executed(&mut tx, "1000, 8388608, null, 'channel'").await;
+            tx.rollback().await.unwrap();
+            println!("{mode}, {statistics}, ten due\n{ten}\n");
+            let locked = ten.lines().find(|line| line.contains("LockRows (actual")).expect(&ten);
+            assert!(locked.contains("rows=10 "), "{ten}");
+            let condition = "Index Cond: (due_at <= ";
+            assert!(ten.contains("using delayed_pkey on delayed") && ten.contains(condition), "{ten}");
+            assert!(cancel.contains("delayed_id"), "{cancel}");
+            for (what, plan, most) in
+                [("check", check, 10), ("cancel", cancel, 10), ("none due", none, 30), ("ten due", ten, 300)]
+            {
+                println!("{mode}, {statistics}: {what}: {} ms, {} pages", milliseconds(&plan), pages(&plan));
+                assert!(!plan.contains("Seq Scan on delayed"), "{what}\n{plan}");
+                assert!(pages(&plan) < most, "{what}: {} pages\n{plan}", pages(&plan));
+            }
+        }
     }
     drop(connection);
     log.close().await;

@@ -1,4 +1,5 @@
 use std::{
+    convert::Infallible,
     sync::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
@@ -14,9 +15,12 @@ use tokio::{
 };
 
 use crate::{
+    deadline::within,
     failure::chain,
+    mover::Mover,
     poll::{Poll, PollError, poll},
     schema::Schema,
+    worker::Held,
 };
 
 /// After a notification the poll is dense for this long: what its neighbours did not announce is found too.
@@ -57,7 +61,7 @@ impl Hint {
     }
 }
 
-/// One poll and one listener for every group of the process on this log, alive while any of them runs.
+/// One poll, one listener and one mover of delayed events for every group of the process on this log, alive while any of them runs.
 #[derive(Debug)]
 pub(crate) struct Pulse {
     server: watch::Receiver<Server>,
@@ -117,9 +121,10 @@ async fn keep_polling(
 ) {
     let (mut epoch, mut reachable) = (0, true);
     let mut last: Option<Arc<Poll>> = None;
+    let mut mover = Mover::new();
     loop {
         // Held from poll to poll; a connection that failed is not asked again.
-        let Ok(mut connection) = pool.acquire().await.inspect_err(|error| {
+        let Ok(mut held) = Held::acquire(&pool).await.inspect_err(|error| {
             if std::mem::take(&mut reachable) {
                 tracing::warn!(error = chain(error), "the event log cannot be polled, trying on");
             }
@@ -129,52 +134,56 @@ async fn keep_polling(
             tokio::time::sleep(RECONNECT).await;
             continue;
         };
-        let mut dense_until = Instant::now();
-        let failure = loop {
-            let polled = tokio::time::timeout(STATEMENT_TIMEOUT, poll(&mut connection, &schema, epoch)).await;
-            let mut poll = match polled {
-                Ok(Ok(poll)) => poll,
-                Ok(Err(error)) => break Some(error),
-                Err(_) => break None,
-            };
-            if let Some(last) = &last {
-                if poll.last_value < last.last_value {
-                    // A crash or a failover that the connection did not show: what was remembered is worthless.
-                    epoch += 1;
-                    poll.epoch = epoch;
+        let failure = async {
+            let connection = held.connection()?;
+            let (mut poll_at, mut dense_until) = (Instant::now(), Instant::now());
+            loop {
+                if Instant::now() >= poll_at {
+                    let mut poll = within(STATEMENT_TIMEOUT, poll(connection, &schema, epoch)).await?;
+                    if let Some(last) = &last {
+                        if poll.last_value < last.last_value {
+                            // A crash or a failover that the connection did not show: what was remembered is worthless.
+                            epoch += 1;
+                            poll.epoch = epoch;
+                        }
+                        poll = poll.after(last);
+                    }
+                    let poll = Arc::new(poll);
+                    last = Some(poll.clone());
+                    if !std::mem::replace(&mut reachable, true) {
+                        tracing::info!("the event log is polled again");
+                    }
+                    announce.send_if_modified(|server| {
+                        let changed = !matches!(server, Server::Live(earlier) if *earlier == poll);
+                        if changed {
+                            *server = Server::Live(poll);
+                        }
+                        changed
+                    });
+                    let now = Instant::now();
+                    let interval = Duration::from_nanos(interval_nanos.load(Ordering::Relaxed));
+                    poll_at = now + if now < dense_until { DENSE_INTERVAL.min(interval) } else { interval };
                 }
-                poll = poll.after(last);
-            }
-            let poll = Arc::new(poll);
-            last = Some(poll.clone());
-            if !std::mem::replace(&mut reachable, true) {
-                tracing::info!("the event log is polled again");
-            }
-            announce.send_if_modified(|server| {
-                let changed = !matches!(server, Server::Live(earlier) if *earlier == poll);
-                if changed {
-                    *server = Server::Live(poll);
+                if Instant::now() >= mover.next_check {
+                    mover.step(connection, &schema).await?;
                 }
-                changed
-            });
-            let now = Instant::now();
-            let interval = Duration::from_nanos(interval_nanos.load(Ordering::Relaxed));
-            let wait = if now < dense_until { DENSE_INTERVAL.min(interval) } else { interval };
-            if tokio::time::timeout(wait, woken.notified()).await.is_ok() {
-                dense_until = Instant::now() + DENSE_FOR;
+                let next = poll_at.min(mover.next_check);
+                if tokio::time::timeout_at(next, woken.notified()).await.is_ok() {
+                    poll_at = Instant::now();
+                    dense_until = poll_at + DENSE_FOR;
+                }
             }
         };
-        connection.close_on_drop();
+        let Err::<Infallible, PollError>(failure) = failure.await;
         // A listener never sends, and would not notice that its server is gone.
         lost.notify_one();
         epoch += 1;
-        let standby = matches!(failure, Some(PollError::Standby));
+        let standby = matches!(failure, PollError::Standby);
         announce.send_replace(if standby { Server::Standby } else { Server::Unknown });
         if std::mem::take(&mut reachable) {
-            let error = failure.as_ref().map_or("the server did not answer in time".to_owned(), |error| chain(error));
-            tracing::warn!(error, "the event log cannot be polled, trying on");
+            tracing::warn!(error = chain(&failure), "the event log cannot be polled, trying on");
         }
-        drop(connection);
+        drop(held);
         tokio::time::sleep(RECONNECT).await;
     }
 }

@@ -69,7 +69,8 @@ impl ConsumerGroup {
     /// [`replay_from`](Self::replay_from) does.
     ///
     /// An event's time is when the statement that emitted it began, not when it was committed, by the database's clock; where a long
-    /// statement overlaps others, some events that were emitted shortly before the time come again too.
+    /// statement overlaps others, some events that were emitted shortly before the time come again too. A delayed event's time is when it was
+    /// moved into the log.
     ///
     /// The log has no index by time: it is read from end to end once, without any lock, in about half a second on two cores for a million
     /// events. Under the lock only the newest of what the group was given is looked at again, which takes milliseconds; where a transaction

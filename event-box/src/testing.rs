@@ -7,7 +7,7 @@
 //!
 //! Assertions read what an executor sees: in a transaction that is still open they see its own events, so that a test may roll back at its
 //! end. [`drain`] needs events that are committed: a consumer delivers in transactions of its own, which see nothing of others' that are
-//! open. A log in another schema is a [`Log`], with the same assertions. All of it works under `#[sqlx::test]`, which gives each test a database of its own:
+//! open. Delayed events are asserted by [`assert_delayed`], and drained in the order of their due times as if these had come. A log in another schema is a [`Log`], with the same assertions. All of it works under `#[sqlx::test]`, which gives each test a database of its own:
 //!
 //! ```no_run
 //! # use event_box::{BoxError, Consumer, Context, Event, Outbox, testing};
@@ -37,7 +37,7 @@ mod drain;
 mod log;
 
 pub use self::{
-    assert::{assert_emitted, assert_emitted_matching, assert_not_emitted, emitted},
+    assert::{assert_delayed, assert_emitted, assert_emitted_matching, assert_not_emitted, delayed, emitted},
     drain::{Drained, drain},
     log::Log,
 };

@@ -1,6 +1,10 @@
 //! How event-box's column types cross the wire, whatever features of sqlx the application chose.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    num::TryFromIntError,
+    ops::Range,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use sqlx::{
     Decode, Encode, Postgres, Type,
@@ -14,6 +18,8 @@ const JSON_ARRAY: Oid = Oid(199);
 const TIMESTAMPTZ: Oid = Oid(1184);
 /// 2000-01-01, from which PostgreSQL counts, after 1970-01-01.
 const POSTGRES_EPOCH: Duration = Duration::from_secs(946_684_800);
+/// PostgreSQL's `MIN_TIMESTAMP` and `END_TIMESTAMP`.
+const RANGE: Range<i64> = -211_813_488_000_000_000..9_223_371_331_200_000_000;
 
 /// A `json` document byte for byte. (sqlx's own `Json` writes a leading blank into a `json` column.)
 #[derive(Debug)]
@@ -72,14 +78,24 @@ impl Decode<'_, Postgres> for Timestamp {
     }
 }
 
+impl Timestamp {
+    /// Since 2000, rounded down to PostgreSQL's microseconds.
+    fn micros(&self) -> Result<i64, TryFromIntError> {
+        match self.0.duration_since(UNIX_EPOCH + POSTGRES_EPOCH) {
+            Ok(since) => i64::try_from(since.as_micros()),
+            Err(before) => i64::try_from(before.duration().as_nanos().div_ceil(1_000)).map(|micros| -micros),
+        }
+    }
+
+    /// `None` where PostgreSQL has no such time: before 4713 BC, or after 294276 AD.
+    pub(crate) fn in_range(self) -> Option<Self> {
+        self.micros().is_ok_and(|micros| RANGE.contains(&micros)).then_some(self)
+    }
+}
+
 impl Encode<'_, Postgres> for Timestamp {
-    /// Rounded down to PostgreSQL's microseconds.
     fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
-        let micros = match self.0.duration_since(UNIX_EPOCH + POSTGRES_EPOCH) {
-            Ok(since) => i64::try_from(since.as_micros())?,
-            Err(before) => -i64::try_from(before.duration().as_nanos().div_ceil(1_000))?,
-        };
-        buffer.extend_from_slice(&micros.to_be_bytes());
+        buffer.extend_from_slice(&self.micros()?.to_be_bytes());
         Ok(IsNull::No)
     }
 }

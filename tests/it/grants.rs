@@ -1,5 +1,7 @@
 //! The grants of docs/operations.md, as they stand there: enough for what they are for, and for nothing else.
 
+mod delayed;
+
 use std::{
     error::Error,
     time::{Duration, SystemTime},
@@ -195,8 +197,9 @@ async fn a_consuming_role_can_do_that_and_nothing_else() {
 
     let note = async |_: Noted, _: &mut Context<'_>| Ok::<_, BoxError>(());
     let running = Running::start(consuming(&role.pool).on(note).dead_letter_retention(None).build().unwrap());
-    log.outbox.emit(&log.pool, &Noted { text: String::new() }).await.unwrap();
+    log.outbox.emit(&log.pool, &Noted { text: String::new() }).delay(Duration::from_millis(1)).await.unwrap();
     log.wait_until("select count(*) from effects", 2).await;
+    log.wait_until("select 1 - count(*) from event_box.delayed", 1).await;
     log.wait_until("select count(*) from event_box.parked where dead_at is not null", 1).await;
     running.stop().await.unwrap();
     assert_eq!(log.number("select count(*) from event_box.interventions where action = 'add_topic'").await, 1);
@@ -223,8 +226,15 @@ async fn a_consuming_role_can_do_that_and_nothing_else() {
     tx.commit().await.unwrap();
     event_box::prune(&role.pool, Duration::ZERO).await.unwrap();
 
+    // As handlers do that emit.
+    log.outbox.emit(&role.pool, &counted("k", 10)).await.unwrap();
+
     role.assert_refused(&[
-        "select event_box.emit('t', '{}')",
+        "insert into event_box.events (xid, id, topic, payload) values ('0', gen_random_uuid(), 't', '{}')",
+        "insert into event_box.events (id, topic, payload, emitted_at) values (gen_random_uuid(), 't', '{}', now())",
+        "insert into event_box.delayed (due_at, id, topic, payload) values (now(), gen_random_uuid(), 't', '{}')",
+        "update event_box.delayed set due_at = now()",
+        "truncate event_box.delayed",
         "update event_box.events set payload = '{}'",
         "truncate event_box.events",
         "select setval('event_box.events_sequence_seq', 1)",
@@ -301,6 +311,8 @@ async fn an_operating_role_can_do_that_and_nothing_else() {
     let handle = EventBox::from(&role.pool);
     let group = handle.group("g");
 
+    log.outbox.emit(&log.pool, &counted("k", 4)).delay(Duration::from_secs(60)).await.unwrap();
+    assert_eq!(handle.delayed().await.unwrap().events, 1);
     assert_eq!(handle.groups().await.unwrap().len(), 1);
     let dead = group.dead_letters().await.unwrap();
     assert_eq!(dead.len(), 2);
@@ -346,6 +358,7 @@ async fn an_operating_role_can_do_that_and_nothing_else() {
         "update event_box.interventions set actor = 'another'",
         "delete from event_box.interventions",
         "update event_box.migrations set success = false",
+        "delete from event_box.delayed",
         "create table event_box.another ()",
     ])
     .await;

@@ -351,3 +351,36 @@ async fn connections_that_are_cut_again_and_again_lose_and_double_nothing() {
     site.assert_each_once_in_order(1_000).await;
     site.close().await;
 }
+
+/// Its transaction stands idle in the server in the middle of a move, and nobody else moves until the server ends it.
+#[tokio::test]
+async fn a_vanished_mover_lets_others_move_within_a_minute() {
+    let site = Site::new().await;
+    let slow = "create function public.slow() returns trigger language plpgsql as $$ begin perform pg_sleep(0.5); return new; end $$;
+                create trigger slow before insert on event_box.events for each row execute function public.slow()";
+    sqlx::raw_sql(slow).execute(&site.pool).await.unwrap();
+    let running = start(&site.remote, "remote");
+    for n in 1..=3 {
+        let event = Counted { key: "k".to_owned(), n };
+        Outbox::new().emit(&site.pool, &event).delay(Duration::from_millis(1)).await.unwrap();
+    }
+    let moving = "select count(*) from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'";
+    while site.number(moving).await == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    site.proxy.stall();
+    let (stalled, other) = (Instant::now(), start(&site.pool, "other"));
+    site.wait_for(3).await;
+    println!("others moved after {:?}", stalled.elapsed());
+    assert!(
+        stalled.elapsed() > Duration::from_secs(30) && stalled.elapsed() < ABOUT_A_MINUTE,
+        "{:?}",
+        stalled.elapsed()
+    );
+    site.proxy.resume();
+    other.stop().await.unwrap();
+    running.stop().await.unwrap();
+    site.assert_each_once_in_order(3).await;
+    assert_eq!(site.number("select count(*) from event_box.events").await, 3);
+    site.close().await;
+}

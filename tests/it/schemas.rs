@@ -351,3 +351,44 @@ async fn a_schema_without_a_log_is_named() {
     assert!(matches!(&error, RunError::Log(LogError::NotMigrated { schema }) if schema == FIRST), "{error:?}");
     log.close().await;
 }
+
+/// Each log's mover moves its own, and is held up by its own alone.
+#[tokio::test]
+async fn delayed_events_are_moved_into_their_own_log() {
+    let (log, first, second) = two().await;
+    let soon = Duration::from_millis(20);
+    let delayed = async |log: &EventBox, n| {
+        log.outbox().emit(log.pool(), &counted(log.schema().name(), n)).delay(soon).await.unwrap()
+    };
+    for log in [&first, &second] {
+        delayed(log, 1).await;
+        let id = log.outbox().emit(log.pool(), &counted("cancelled", 1)).delay(NEVER).await.unwrap();
+        let call = "select {}.emit_at(now() + interval '1 hour', 'test.counted', '{\"key\": \"late\", \"n\": 1}')";
+        sqlx::query(over(log.schema(), call)).execute(log.pool()).await.unwrap();
+        let asserted = testing::Log::in_schema(log.schema().clone());
+        asserted.assert_delayed(log.pool(), &counted("cancelled", 1), NEVER).await;
+        assert_eq!(log.outbox().cancel(log.pool(), id).await.unwrap(), event_box::Cancellation::Cancelled);
+        assert_eq!(asserted.delayed::<Counted>(log.pool()).await.len(), 2);
+    }
+    // As one that moves.
+    let mut moving = first.pool().begin().await.unwrap();
+    let key = format!("{}.delayed", quoted(first.schema()));
+    let lock = sqlx::query("select pg_advisory_xact_lock(hashtextextended($1, 0))").bind(key);
+    lock.execute(&mut *moving).await.unwrap();
+    let running = [&first, &second].map(|log| Running::start(consumer(log, "g")));
+    for n in [1, 2] {
+        event_box_tests::wait_until_seen(&log.pool, "g", n).await;
+        delayed(&second, n + 1).await;
+    }
+    event_box_tests::wait_until_seen(&log.pool, "g", 3).await;
+    assert_eq!(number(&first, "select count(*) from {}.events").await, 0);
+    moving.rollback().await.unwrap();
+    event_box_tests::wait_until_seen(&log.pool, "g", 4).await;
+    for running in running {
+        running.stop().await.unwrap();
+    }
+    let seen = [(FIRST.to_owned(), vec![1]), (SECOND.to_owned(), vec![1, 2, 3])];
+    assert_eq!(seen_by(&log.pool, "g").await, seen);
+    assert_eq!(first.delayed().await.unwrap().events, 1);
+    close_untouched(log).await;
+}

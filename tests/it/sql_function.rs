@@ -120,3 +120,47 @@ async fn an_after_trigger_announces_changes_in_the_order_they_were_made() {
     assert!(fourth < third, "a BEFORE trigger would do as well: {said:?}");
     log.close().await;
 }
+
+#[tokio::test]
+async fn an_event_can_be_emitted_with_a_due_time() {
+    let log = TestLog::new().await;
+    let given = Uuid::now_v7();
+    let kept: Uuid = sqlx::query_scalar(
+        r#"select event_box.emit_at('2100-01-01 00:00+00', 'greeted', '{"who":  "world"}', 'k', '{"tenant":"acme"}', 3::smallint, $1)"#,
+    )
+    .bind(given)
+    .fetch_one(&log.pool)
+    .await
+    .unwrap();
+    let made: Uuid = sqlx::query_scalar("select event_box.emit_at(now() + interval '3 days', 't', '{}')")
+        .fetch_one(&log.pool)
+        .await
+        .unwrap();
+    assert_eq!((kept, made.get_version_num(), made.get_variant()), (given, 7, uuid::Variant::RFC4122));
+    let row: Row = sqlx::query_as(
+        "select id, topic, version, partition_key, payload::text, headers::text from event_box.delayed where due_at = '2100-01-01 00:00+00'",
+    )
+    .fetch_one(&log.pool)
+    .await
+    .unwrap();
+    let text = |text: &str| Some(text.to_owned());
+    let greeted =
+        (given, "greeted".to_owned(), 3, text("k"), r#"{"who":  "world"}"#.to_owned(), text(r#"{"tenant":"acme"}"#));
+    assert_eq!(row, greeted);
+    let in_three_days = "select count(*) from event_box.delayed where due_at - emitted_at - interval '3 days' between '-1 minute' and '0'";
+    assert_eq!((log.number(in_three_days).await, log.number("select count(*) from event_box.events").await), (1, 0));
+    // As docs/sql.md says.
+    let cancelled = sqlx::query("delete from event_box.delayed where id = $1").bind(given).execute(&log.pool).await;
+    assert_eq!(cancelled.unwrap().rows_affected(), 1);
+    for (arguments, constraint) in [
+        ("now(), '', '{}'", "topic_length"),
+        ("now(), 't', '{}', ''", "partition_key_length"),
+        ("now(), 't', '{}', null, '[]'", "headers_object"),
+        ("now(), 't', '{}', version => 0::smallint", "version_positive"),
+    ] {
+        let call = sqlx::AssertSqlSafe(format!("select event_box.emit_at({arguments})"));
+        let error = sqlx::query(call).execute(&log.pool).await.unwrap_err();
+        assert_eq!(error.as_database_error().unwrap().constraint(), Some(constraint), "{arguments}");
+    }
+    log.close().await;
+}

@@ -130,6 +130,8 @@ async fn idle_groups_take_no_transaction_id() {
     let start =
         |group: &str| Running::start(Consumer::builder(&log, group).on(note).poll_interval(interval).build().unwrap());
     let running = [start("one"), start("two")];
+    let event = Counted { key: "k".to_owned(), n: 2 };
+    log.outbox().emit(&pool, &event).delay(Duration::from_secs(3_600)).await.unwrap();
     emit(&pool, 1).await;
     wait_until_seen(&pool, 2).await;
     let number = async |sql: &'static str| sqlx::query_scalar::<_, i64>(sql).fetch_one(&pool).await.unwrap();

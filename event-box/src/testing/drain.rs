@@ -6,10 +6,12 @@ use crate::{
     batch::{Assignment, BatchError},
     check::LogError,
     consumer::Consumer,
+    mover::move_due,
     process::Process,
     read::ReadError,
     report::DeadLetter,
     run_error::RunError,
+    types::Timestamp,
     verdict::Verdicts,
     worker::Shared,
 };
@@ -31,6 +33,8 @@ pub struct Drained {
 
 /// So often in a row may nothing come of what is tried.
 const IDLE_ROUNDS: usize = 100;
+/// Due times of delayed events that handlers emit during the drain: one that always emits itself again would have no end.
+const CHAINED: usize = 1_000;
 
 /// Delivers to the consumer's group until there is nothing left to do, what its handlers emit included, in this task and one batch after
 /// another. Failed and snoozed events come again at once: no real time passes, however long their backoff, until they are handled or dead.
@@ -55,14 +59,19 @@ pub async fn drain(consumer: &Consumer) -> Result<Drained, RunError> {
     let mut drained = Drained { handled: 0, failures: Vec::new(), dead_letters: Vec::new(), unavailable: None };
     let mut tries: HashMap<i16, Tries> = HashMap::new();
     let database = |error| RunError::Log(LogError::from_database(error, log.schema()));
+    let mut clock = Clock::start(&shared).await.map_err(database)?;
     let mut idle = 0;
-    while idle < IDLE_ROUNDS {
+    loop {
         let before = (drained.handled, drained.failures.len());
         hurry(&shared).await.map_err(database)?;
         let (_, look) = shared.look(None).await;
         let look = look.map_err(database)?.ok_or_else(|| RunError::GroupRemoved { group: group.clone() })?;
-        if look.partitions.is_empty() {
-            return Ok(drained);
+        if look.partitions.is_empty() || idle == IDLE_ROUNDS {
+            if !clock.advance(&shared).await.map_err(database)? {
+                return Ok(drained);
+            }
+            idle = 0;
+            continue;
         }
         for partition in look.partitions {
             let tries = tries.entry(partition).or_default();
@@ -73,7 +82,6 @@ pub async fn drain(consumer: &Consumer) -> Result<Drained, RunError> {
         }
         idle = if before == (drained.handled, drained.failures.len()) { idle + 1 } else { 0 };
     }
-    Ok(drained)
 }
 
 /// What earlier tries at a partition's batch have found out.
@@ -125,4 +133,44 @@ async fn hurry(shared: &Shared) -> Result<(), sqlx::Error> {
         .execute(shared.log.schema().over(&mut *connection))
         .await?;
     Ok(())
+}
+
+/// Goes from one due time of delayed events to the next.
+struct Clock {
+    /// The last that was emitted before the drain.
+    last_ordinal: i64,
+    chained: usize,
+}
+
+impl Clock {
+    async fn start(shared: &Shared) -> Result<Self, sqlx::Error> {
+        let last_ordinal =
+            sqlx::query_scalar!(r#"select coalesce(max(ordinal), 0) as "last_ordinal!" from event_box.delayed"#)
+                .fetch_one(shared.log.schema().over(shared.log.pool()))
+                .await?;
+        Ok(Self { last_ordinal, chained: 0 })
+    }
+
+    /// Moves the delayed events of the earliest due time; answers whether there were any.
+    async fn advance(&mut self, shared: &Shared) -> Result<bool, sqlx::Error> {
+        let schema = shared.log.schema();
+        let mut connection = shared.log.pool().acquire().await?;
+        // What somebody is cancelling is left.
+        let next = sqlx::query!(
+            r#"select due_at as "due_at: Timestamp", ordinal from event_box.delayed order by due_at, ordinal limit 1
+               for update skip locked"#
+        )
+        .fetch_optional(schema.over(&mut *connection))
+        .await?;
+        let Some(next) = next else { return Ok(false) };
+        if next.ordinal > self.last_ordinal {
+            self.chained += 1;
+        }
+        if self.chained > CHAINED {
+            return Ok(false);
+        }
+        let due_at = next.due_at.0;
+        while move_due(&mut connection, schema, Some(Timestamp(due_at))).await? > 0 {}
+        Ok(true)
+    }
 }
