@@ -1,6 +1,7 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use sqlx::PgConnection;
+use tokio::time::Instant;
 
 use crate::{
     batch::{Batch, BatchError, Halt, Unavailable},
@@ -51,15 +52,18 @@ impl Batch<'_> {
         self.ran.events.fetch_add(1, Ordering::Relaxed);
         self.ran.last.store(sequence, Ordering::Relaxed);
         let savepoint = &mut progress.savepoint;
+        let timeout = self.policy.handler_timeout;
+        let deadline = Instant::now() + timeout;
         let delivery = Delivery {
             connection,
             savepoint,
             record,
             group: self.partition.group,
             attempt: tries.attempts.saturating_add(1),
+            partition: self.partition.number,
+            deadline,
         };
-        let timeout = self.policy.handler_timeout;
-        let Ok(result) = tokio::time::timeout(timeout, self.dispatch.deliver(delivery)).await else {
+        let Ok(result) = tokio::time::timeout_at(deadline, self.dispatch.deliver(delivery)).await else {
             return Err(BatchError::Verdict { sequence, verdict: Verdict::timed_out(timeout) }.into());
         };
         let judged = |error: sqlx::Error| match Verdict::on_ended_transaction(&error) {

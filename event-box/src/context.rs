@@ -45,7 +45,7 @@ pub struct Context<'c, S = ()> {
 
 impl<'c, S> Context<'c, S> {
     pub(crate) fn new(delivery: Delivery<'c>, state: &'c S) -> Self {
-        let Delivery { connection, savepoint, record, group, attempt } = delivery;
+        let Delivery { connection, savepoint, record, group, attempt, .. } = delivery;
         Self { connection, savepoint, record, state, group, attempt }
     }
 
@@ -127,6 +127,9 @@ pub(crate) struct Delivery<'c> {
     pub(crate) record: &'c Record,
     pub(crate) group: &'c str,
     pub(crate) attempt: u32,
+    pub(crate) partition: i16,
+    /// When its handlers are given up.
+    pub(crate) deadline: tokio::time::Instant,
 }
 
 impl Delivery<'_> {
@@ -138,6 +141,8 @@ impl Delivery<'_> {
             record: self.record,
             group: self.group,
             attempt: self.attempt,
+            partition: self.partition,
+            deadline: self.deadline,
         }
     }
 }

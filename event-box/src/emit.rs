@@ -5,7 +5,7 @@ use sqlx::PgExecutor;
 use uuid::Uuid;
 
 use crate::{
-    error::EmitError, event::Event, headers::Headers, notify, outbox::Outbox, partition_key::PartitionKey,
+    error::EmitError, event::Event, headers::Headers, notify, outbox::Outbox, partition_key::PartitionKey, trace,
     types::RawJson,
 };
 
@@ -61,11 +61,12 @@ impl<'c, X: PgExecutor<'c> + 'c> IntoFuture for Emit<'c, X> {
     type IntoFuture = BoxFuture<'c, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let Self { outbox, executor, event, id, .. } = self;
+        let Self { mut outbox, executor, event, id, .. } = self;
         Box::pin(async move {
             let event = event.checked(&outbox, &outbox.headers)?;
             let id = id.unwrap_or_else(Uuid::now_v7);
-            insert(&outbox, executor, id, event)
+            let span = trace::emitting(event.topic, id, &mut outbox.headers);
+            trace::emitted(span, insert(&outbox, executor, id, event))
                 .await
                 .map_err(|source| EmitError::from_database(source, &outbox.schema))?;
             Ok(id)

@@ -207,6 +207,7 @@ mod subscription;
 mod test_log;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod trace;
 mod trouble;
 mod types;
 mod upkeep;

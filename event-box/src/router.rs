@@ -3,7 +3,12 @@ use std::{any::Any, collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc};
 use futures_core::future::BoxFuture;
 use futures_util::FutureExt;
 
-use crate::{context::Delivery, failure::Failure, handler::Route};
+use crate::{
+    context::Delivery,
+    failure::{Failure, Panicked},
+    handler::Route,
+    trace,
+};
 
 /// The handlers of a group, whatever state they share.
 pub(crate) trait Dispatch: Send + Sync {
@@ -33,18 +38,19 @@ impl<S: Send + Sync + 'static> Dispatch for Router<S> {
     }
 
     fn deliver<'a>(&'a self, mut delivery: Delivery<'a>) -> BoxFuture<'a, Result<(), Failure>> {
-        Box::pin(async move {
+        let span = trace::processing(delivery.record, delivery.group, delivery.attempt, delivery.partition);
+        Box::pin(trace::processed(span, delivery.deadline, async move {
             for route in self.routes.get(delivery.record.topic.as_str()).into_iter().flatten() {
                 let handled =
                     AssertUnwindSafe(async { route.call(delivery.again(), &self.state).await }).catch_unwind();
-                handled.await.unwrap_or_else(|panic| Err(Failure::Retry(message(&*panic).into())))?;
+                handled.await.unwrap_or_else(|panic| Err(Failure::Retry(Panicked(message(&*panic)).into())))?;
             }
             Ok(())
-        })
+        }))
     }
 }
 
 fn message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    format!("the handler panicked: {}", text.unwrap_or("without a message"))
+    text.unwrap_or("without a message").to_owned()
 }
