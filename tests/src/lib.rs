@@ -6,6 +6,7 @@ mod proxy;
 mod running;
 mod seen;
 mod test_log;
+mod traced;
 
 pub use crate::{
     events::{Counted, Noted, Tallied, emit_either, emit_next},
@@ -14,6 +15,7 @@ pub use crate::{
     running::Running,
     seen::{Seen, assert_each_once_in_order, seen_by, wait_until_seen},
     test_log::TestLog,
+    traced::Traced,
 };
 
 /// How long a test waits for what must come.
