@@ -86,6 +86,8 @@ impl Outbox {
     ///
     /// Gives back the event's id. On a pool the event is committed by itself.
     ///
+    /// With the feature `opentelemetry` it carries the trace context of where it is awaited, unless it has a header `traceparent`.
+    ///
     /// # Errors
     /// See [`EmitError`]. Within a transaction, an error that came from the database has aborted it, as for any statement; one about
     /// the event itself is found before anything is sent.

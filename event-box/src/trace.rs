@@ -199,5 +199,5 @@ impl fmt::Display for Name<'_> {
     }
 }
 
-#[cfg(all(test, feature = "opentelemetry"))]
+#[cfg(test)]
 mod tests;

@@ -26,6 +26,11 @@ pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 #[doc = include_str!("../../README.md")]
 pub struct Readme;
 
+/// So does that of the telemetry.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/telemetry.md")]
+pub struct Telemetry;
+
 /// So do those for who comes from Python.
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/from-python.md")]
