@@ -55,7 +55,7 @@ async fn without_opentelemetry_there_is_no_header() {
     let logged = Logged::here();
     async { log.outbox.emit(&log.pool, &noted()).await.unwrap() }.instrument(info_span!("import")).await;
     log.outbox.emit_all(&log.pool, &[noted()]).await.unwrap();
-    log.outbox.copy(&mut *log.pool.acquire().await.unwrap(), &[noted()]).await.unwrap();
+    log.outbox.copy(&mut log.pool.acquire().await.unwrap(), &[noted()]).await.unwrap();
     assert_eq!(headers(&log.pool).await, [None, None, None, None]);
     deliver(&log.pool, 4).await;
     drop(logged);
@@ -217,7 +217,7 @@ async fn a_callers_own_traceparent_wins() {
     let emitted = async {
         log.outbox.emit(&log.pool, &noted()).header("traceparent", TRACEPARENT).await.unwrap();
         outbox.emit_all(&log.pool, &[noted()]).await.unwrap();
-        outbox.copy(&mut *log.pool.acquire().await.unwrap(), &[noted()]).await.unwrap();
+        outbox.copy(&mut log.pool.acquire().await.unwrap(), &[noted()]).await.unwrap();
     };
     emitted.instrument(current).await;
     let kept = Some(format!(r#"{{"traceparent":"{TRACEPARENT}"}}"#));

@@ -36,7 +36,7 @@ async fn nothing_is_written_into_headers_and_nothing_read() {
         let outbox = Outbox::new();
         outbox.emit(&log.pool, &counted(1)).await.unwrap();
         outbox.emit_all(&log.pool, &[counted(2)]).await.unwrap();
-        outbox.copy(&mut *log.pool.acquire().await.unwrap(), &[counted(3)]).await.unwrap();
+        outbox.copy(&mut log.pool.acquire().await.unwrap(), &[counted(3)]).await.unwrap();
         outbox.emit(&log.pool, &counted(4)).header("traceparent", own).await.unwrap();
     };
     emitted.instrument(info_span!("import")).await;
