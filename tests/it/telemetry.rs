@@ -91,7 +91,9 @@ async fn emits_are_as_documented() {
     let none: [Noted; 0] = [];
     log.outbox.emit_all(&log.pool, &none).await.unwrap();
     log.outbox.copy(&mut connection, &none).await.unwrap();
-    assert_eq!(traced.spans().len(), 3, "nothing was emitted, nothing is told");
+    log.outbox.emit(&log.pool, &counted("")).await.unwrap_err();
+    log.outbox.emit_all(&log.pool, &[counted("")]).await.unwrap_err();
+    assert_eq!(traced.spans().len(), 3, "nothing was sent, nothing is told");
     drop(connection);
     log.close().await;
 }

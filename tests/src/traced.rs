@@ -21,14 +21,18 @@ pub struct Traced {
 impl Traced {
     /// Listens from now on. A span's attributes are its fields, and its level.
     pub fn here() -> Self {
-        Self::filtered(Targets::new().with_default(Level::INFO))
+        Self::through(Targets::new().with_default(Level::INFO), true)
     }
 
-    /// Listens to what the filter lets through.
+    /// Listens to what the filter lets through, and leaves OpenTelemetry's own current context alone.
     pub fn filtered(targets: Targets) -> Self {
+        Self::through(targets, false)
+    }
+
+    fn through(targets: Targets, activate: bool) -> Self {
         let exporter = InMemorySpanExporter::default();
         let provider = SdkTracerProvider::builder().with_simple_exporter(exporter.clone()).build();
-        let layer = layer(&provider).with_filter(targets);
+        let layer = layer(&provider, activate).with_filter(targets);
         let guard = tracing::subscriber::set_default(Registry::default().with(layer));
         Self { exporter, provider, _guard: guard }
     }
@@ -62,7 +66,7 @@ impl Traced {
     }
 }
 
-fn layer<S>(provider: &SdkTracerProvider) -> impl Layer<S>
+fn layer<S>(provider: &SdkTracerProvider, activate: bool) -> impl Layer<S>
 where
     S: Subscriber + for<'span> LookupSpan<'span>,
 {
@@ -73,4 +77,5 @@ where
         .with_target(false)
         .with_tracked_inactivity(false)
         .with_level(true)
+        .with_context_activation(activate)
 }
