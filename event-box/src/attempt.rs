@@ -4,6 +4,7 @@ use std::{
 };
 
 use sqlx::PgConnection;
+use tokio::time::Instant;
 
 use crate::{
     batch::{Batch, BatchError, Halt, Unavailable},
@@ -14,7 +15,7 @@ use crate::{
     progress::{Doubt, Progress},
     record::Record,
     verdict::{Charge, Verdict},
-    work::{Answer, Work},
+    work::{Answer, Terms, Work},
 };
 
 /// What became of one event.
@@ -63,16 +64,18 @@ impl Batch<'_> {
         self.ran.events.fetch_add(1, Ordering::Relaxed);
         self.ran.last.store(sequence, Ordering::Relaxed);
         let (savepoint, mut answer) = (&mut progress.savepoint, Answer::default());
+        let timeout = self.policy.handler_timeout;
+        let deadline = Instant::now() + timeout;
         let work = Work {
             connection,
             savepoint,
             records: std::slice::from_ref(record),
             group: self.partition.group,
             attempt: tries.attempts.saturating_add(1),
+            terms: Terms { partition: self.partition.number, deadline },
             answer: &mut answer,
         };
-        let timeout = self.policy.handler_timeout;
-        let Ok(result) = tokio::time::timeout(timeout, self.dispatch.deliver(work)).await else {
+        let Ok(result) = tokio::time::timeout_at(deadline, self.dispatch.deliver(work)).await else {
             return Err(BatchError::Verdict { sequence, verdict: Verdict::timed_out(timeout) }.into());
         };
         let judged = |error: sqlx::Error| match Verdict::on_ended_transaction(&error) {

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -10,11 +11,13 @@ use crate::{
     router::DispatchDetached,
     slots::Seat,
     verdict::Verdict,
+    work::Terms,
     worker::Shared,
 };
 
 /// Events of one key on their way to the handlers of a concurrent group: one after another. An event without a key is a chain of its own.
 pub(crate) struct Chain {
+    pub(crate) partition: i16,
     pub(crate) links: Vec<Link>,
     pub(crate) seat: Seat,
 }
@@ -45,7 +48,7 @@ impl Chain {
         handlers: Arc<dyn DispatchDetached>,
         closing: CancellationToken,
     ) -> Vec<End> {
-        let Self { links, seat } = self;
+        let Self { partition, links, seat } = self;
         let (mut ends, mut left, mut blocked) = (Vec::with_capacity(links.len()), false, false);
         for Link { record, tries } in links {
             let sequence = record.sequence;
@@ -67,7 +70,7 @@ impl Chain {
                 ends.push((sequence, Outcome::Left));
                 continue;
             };
-            let fate = handle(&shared, &*handlers, &record, tries).await;
+            let fate = handle(&shared, &*handlers, &record, tries, partition).await;
             drop(slot);
             match &fate {
                 Fate::Handled => {}
@@ -83,10 +86,17 @@ impl Chain {
     }
 }
 
-async fn handle(shared: &Shared, handlers: &dyn DispatchDetached, record: &Record, tries: Tries) -> Fate {
+async fn handle(
+    shared: &Shared,
+    handlers: &dyn DispatchDetached,
+    record: &Record,
+    tries: Tries,
+    partition: i16,
+) -> Fate {
     let policy = &shared.policy;
     let info = EventInfo { record, group: &shared.group, attempt: tries.attempts.saturating_add(1) };
-    match tokio::time::timeout(policy.handler_timeout, handlers.deliver(info)).await {
+    let deadline = Instant::now() + policy.handler_timeout;
+    match tokio::time::timeout_at(deadline, handlers.deliver(info, Terms { partition, deadline })).await {
         Ok(Ok(())) => Fate::Handled,
         Ok(Err(failure)) => fate(policy, record, tries, failure, false),
         Err(_) => Fate::Parked(policy.judge(record, tries, &Verdict::timed_out(policy.handler_timeout))),

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::{
     delayed, due::Due, error::EmitError, event::Event, headers::Headers, notify, outbox::Outbox,
-    partition_key::PartitionKey, types::RawJson,
+    partition_key::PartitionKey, trace, types::RawJson,
 };
 
 /// What an event is emitted through: any [`PgExecutor`].
@@ -102,16 +102,19 @@ impl<'c, X: PgExecutor<'c> + 'c> IntoFuture for Emit<'c, X> {
     type IntoFuture = BoxFuture<'c, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let Self { outbox, executor, event, id, due, .. } = self;
+        let Self { mut outbox, executor, event, id, due, .. } = self;
         Box::pin(async move {
             let event = event.checked(&outbox, &outbox.headers)?;
             let due = due.checked().map_err(|_| EmitError::DueTime { topic: event.topic })?;
             let id = id.unwrap_or_else(Uuid::now_v7);
-            let inserted = match due {
-                None => insert(&outbox, executor, id, event).await,
-                Some(due) => delayed::insert(&outbox, executor, id, event, due).await,
+            let span = trace::emitting(event.topic, id, &mut outbox.headers);
+            let written = async {
+                match due {
+                    None => insert(&outbox, executor, id, event).await,
+                    Some(due) => delayed::insert(&outbox, executor, id, event, due).await,
+                }
             };
-            inserted.map_err(|source| EmitError::from_database(source, &outbox.schema))?;
+            trace::emitted(span, written).await.map_err(|source| EmitError::from_database(source, &outbox.schema))?;
             Ok(id)
         })
     }

@@ -42,6 +42,11 @@ impl fmt::Display for Failure {
     }
 }
 
+/// What a handler's panic becomes.
+#[derive(Debug, thiserror::Error)]
+#[error("the handler panicked: {0}")]
+pub(crate) struct Panicked(pub(crate) String);
+
 /// The error and its causes, as one line.
 pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();

@@ -173,6 +173,25 @@
 //! Whole programs in the repository, explained in [docs/recipes.md](https://github.com/event-box/event-box/blob/main/docs/recipes.md): a saga, an
 //! idempotent external call, a projection that is rebuilt and swapped, fan-in of two topics, a service with graceful shutdown.
 //!
+//! # Tracing
+//!
+//! Emits and deliveries are `tracing` spans, target `event_box::trace`, with names and fields by OpenTelemetry's conventions for messaging:
+//! `emit orders.placed`, `process orders.placed`. With the feature `opentelemetry` an event carries the W3C trace context of its emit in the headers
+//! `traceparent` and `tracestate`, and its deliveries continue that trace: one trace leads from the HTTP request to the handler, and on
+//! to the handlers of what that emits. A `traceparent` that the application sets wins. Every span and field is listed in
+//! [docs/telemetry.md](https://github.com/event-box/event-box/blob/main/docs/telemetry.md).
+//!
+//! ```no_run
+//! use opentelemetry::trace::TracerProvider;
+//! use opentelemetry_sdk::trace::SdkTracerProvider;
+//! use tracing_subscriber::{layer::SubscriberExt, util::SubscriberInitExt};
+//!
+//! // With an exporter of yours, such as opentelemetry-otlp's.
+//! let provider = SdkTracerProvider::builder().build();
+//! let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("orders"));
+//! tracing_subscriber::registry().with(layer).init();
+//! ```
+//!
 //! # Several logs
 //!
 //! A log lives in the schema `event_box`, or in another that is named at run time: [`EventBox::in_schema`], [`Outbox::schema`].
@@ -276,6 +295,7 @@ mod subscription;
 mod test_log;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod trace;
 mod trouble;
 mod types;
 mod upkeep;

@@ -5,7 +5,7 @@ use futures_util::FutureExt;
 
 use crate::{
     event_info::EventInfo,
-    failure::Failure,
+    failure::{Failure, Panicked},
     group_mode::{GroupMode, Transactional},
     handler::Route,
 };
@@ -125,7 +125,7 @@ async fn caught(delivered: BoxFuture<'_, Result<(), Failure>>) -> Result<(), Fai
     AssertUnwindSafe(delivered).catch_unwind().await.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<&str>().copied();
         let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-        Err(Failure::Retry(format!("the handler panicked: {}", text.unwrap_or("without a message")).into()))
+        Err(Failure::Retry(Panicked(text.unwrap_or("without a message").to_owned()).into()))
     })
 }
 

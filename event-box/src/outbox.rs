@@ -1,4 +1,4 @@
-use sqlx::PgConnection;
+use sqlx::{PgConnection, PgExecutor};
 use uuid::Uuid;
 
 use crate::{
@@ -8,6 +8,7 @@ use crate::{
     headers::Headers,
     notify,
     schema::Schema,
+    trace,
     types::RawJson,
 };
 
@@ -85,6 +86,8 @@ impl Outbox {
     ///
     /// Gives back the event's id. On a pool the event is committed by itself.
     ///
+    /// With the feature `opentelemetry` it carries the trace context of where it is awaited, unless it has a header `traceparent`.
+    ///
     /// # Errors
     /// See [`EmitError`]. Within a transaction, an error that came from the database has aborted it, as for any statement; one about
     /// the event itself is found before anything is sent.
@@ -102,14 +105,28 @@ impl Outbox {
         events: impl IntoIterator<Item = &'e E>,
     ) -> Result<Vec<Uuid>, EmitError> {
         let batch = Columns::new(self, events)?;
-        let Some(first) = batch.topics.first().cloned() else { return Ok(Vec::new()) };
-        let headers = self.headers.to_json().map(RawJson);
-        let same = batch.topics.iter().all(|topic| *topic == first);
+        if !batch.ids.is_empty() {
+            let mut headers = self.headers.clone();
+            let span = trace::emitting_all(batch.topic(), batch.ids.len(), &mut headers);
+            trace::emitted(span, self.insert(executor, &batch, &headers))
+                .await
+                .map_err(|source| EmitError::from_database(source, &self.schema))?;
+        }
+        Ok(batch.ids)
+    }
+
+    async fn insert(
+        &self,
+        executor: impl PgExecutor<'_>,
+        batch: &Columns,
+        headers: &Headers,
+    ) -> Result<(), sqlx::Error> {
+        let headers = headers.to_json().map(RawJson);
         let version = batch.versions[0];
-        let uniform = same && batch.versions.iter().all(|other| *other == version);
+        let topic = batch.topic().filter(|_| batch.versions.iter().all(|other| *other == version));
         let channel = (self.notify && notify::may_notify()).then_some(self.schema.name());
         let executor = self.schema.over(executor);
-        let sent = if uniform {
+        if let Some(topic) = topic {
             sqlx::query!(
                 r#"with announced as materialized (select pg_notify($7::text, '- ' || $4) where $7 is not null)
                 insert into event_box.events (id, topic, version, partition_key, payload, headers)
@@ -119,13 +136,13 @@ impl Outbox {
                 &batch.ids,
                 &batch.keys as _,
                 &batch.payloads as _,
-                first,
+                topic,
                 version,
                 headers as _,
                 channel,
             )
             .execute(executor)
-            .await
+            .await?;
         } else {
             sqlx::query!(
                 r#"with announced as materialized (select pg_notify($7::text, '- *') where $7 is not null)
@@ -143,10 +160,9 @@ impl Outbox {
                 channel,
             )
             .execute(executor)
-            .await
-        };
-        sent.map_err(|source| EmitError::from_database(source, &self.schema))?;
-        Ok(batch.ids)
+            .await?;
+        }
+        Ok(())
     }
 
     /// Writes many events by COPY: the fastest way from some thousands on. Needs a connection (`&mut *tx` is one), since an executor is
@@ -163,7 +179,10 @@ impl Outbox {
     ) -> Result<Vec<Uuid>, EmitError> {
         let batch = Columns::new(self, events)?;
         if !batch.ids.is_empty() {
-            crate::copy::send(&self.schema, connection, &batch, self.headers.to_json().as_deref())
+            let mut headers = self.headers.clone();
+            let span = trace::emitting_all(batch.topic(), batch.ids.len(), &mut headers);
+            let headers = headers.to_json();
+            trace::emitted(span, crate::copy::send(&self.schema, connection, &batch, headers.as_deref()))
                 .await
                 .map_err(|source| EmitError::from_database(source, &self.schema))?;
         }
@@ -193,5 +212,11 @@ impl Columns {
             columns.payloads.push(RawJson(event.payload));
         }
         Ok(columns)
+    }
+
+    /// The topic that all of them share, if they do.
+    fn topic(&self) -> Option<&str> {
+        let first = self.topics.first()?;
+        self.topics.iter().all(|topic| topic == first).then_some(first)
     }
 }

@@ -305,7 +305,7 @@ fn chains_of(claim: &Claimed, limit: usize, topics: &[String], slots: &Arc<Slots
             Some(at) => chains[*at].links.push(link),
             None => {
                 of_key.extend(key.map(|key| (key, chains.len())));
-                chains.push(Chain { links: vec![link], seat: slots.seat() });
+                chains.push(Chain { partition: claim.number, links: vec![link], seat: slots.seat() });
             }
         }
     }

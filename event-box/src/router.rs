@@ -10,7 +10,8 @@ use crate::{
     group_mode::{Concurrent, Transactional},
     handler::Route,
     middleware::{Layer, Next},
-    work::Work,
+    trace,
+    work::{Terms, Work},
 };
 
 /// The handlers of a group, whatever state they share.
@@ -40,7 +41,7 @@ pub(crate) trait Dispatch: Send + Sync {
 /// The handlers of a concurrent group: called without a transaction.
 pub(crate) trait DispatchDetached: Send + Sync {
     /// As [`Dispatch::deliver`].
-    fn deliver<'a>(&'a self, info: EventInfo<'a>) -> BoxFuture<'a, Result<(), Failure>>;
+    fn deliver<'a>(&'a self, info: EventInfo<'a>, terms: Terms) -> BoxFuture<'a, Result<(), Failure>>;
 }
 
 /// A topic's handlers, in the order they were bound.
@@ -82,10 +83,15 @@ impl<S: Send + Sync + 'static> Dispatch for Router<S, Transactional> {
     }
 
     fn deliver<'a>(&'a self, work: Work<'a>) -> BoxFuture<'a, Result<(), Failure>> {
-        Box::pin(async move {
+        let Work { records, group, attempt, terms: Terms { partition, deadline }, .. } = work;
+        let span = match records {
+            [record] => trace::processing(record, group, attempt, partition),
+            run => trace::processing_all(run, group, attempt, partition),
+        };
+        Box::pin(trace::processed(span, deadline, async move {
             let mut cx = Context::new(work, &self.state);
             self.next(cx.topic()).run(&mut cx).await
-        })
+        }))
     }
 
     fn batch_handler(&self, topic: &str) -> Option<usize> {
@@ -107,15 +113,16 @@ impl<S: Send + Sync + 'static> Dispatch for Router<S, Concurrent> {
     }
 
     fn deliver<'a>(&'a self, work: Work<'a>) -> BoxFuture<'a, Result<(), Failure>> {
-        DispatchDetached::deliver(self, work.first())
+        DispatchDetached::deliver(self, work.first(), work.terms)
     }
 }
 
 impl<S: Send + Sync + 'static> DispatchDetached for Router<S, Concurrent> {
-    fn deliver<'a>(&'a self, info: EventInfo<'a>) -> BoxFuture<'a, Result<(), Failure>> {
-        Box::pin(async move {
+    fn deliver<'a>(&'a self, info: EventInfo<'a>, terms: Terms) -> BoxFuture<'a, Result<(), Failure>> {
+        let span = trace::processing(info.record, info.group, info.attempt, terms.partition);
+        Box::pin(trace::processed(span, terms.deadline, async move {
             let mut cx = Detached::new(info, &self.state);
             self.next(info.topic()).run(&mut cx).await
-        })
+        }))
     }
 }

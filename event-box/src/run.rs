@@ -5,6 +5,7 @@ use std::{
 };
 
 use sqlx::PgConnection;
+use tokio::time::Instant;
 
 use crate::{
     attempt::{Fate, connection_lost, fate, swallowed},
@@ -15,7 +16,7 @@ use crate::{
     parked::{Parking, Reason, Tries},
     progress::Progress,
     record::Record,
-    work::{Answer, Work},
+    work::{Answer, Terms, Work},
 };
 
 /// Events that wait to be handed to a batch handler together, while others go out before them.
@@ -225,10 +226,18 @@ impl Batch<'_> {
         self.ran.events.fetch_add(part.len(), Ordering::Relaxed);
         self.ran.last.store(last, Ordering::Relaxed);
         let (savepoint, mut answer) = (&mut progress.savepoint, Answer::default());
-        let work =
-            Work { connection, savepoint, records: part, group: self.partition.group, attempt: 1, answer: &mut answer };
         let timeout = self.policy.handler_timeout;
-        let Ok(result) = tokio::time::timeout(timeout, self.dispatch.deliver(work)).await else {
+        let deadline = Instant::now() + timeout;
+        let work = Work {
+            connection,
+            savepoint,
+            records: part,
+            group: self.partition.group,
+            attempt: 1,
+            terms: Terms { partition: self.partition.number, deadline },
+            answer: &mut answer,
+        };
+        let Ok(result) = tokio::time::timeout_at(deadline, self.dispatch.deliver(work)).await else {
             return Err(BatchError::RunTimedOut { events: part.len(), timeout }.into());
         };
         let failure = match result {

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use sqlx::PgConnection;
+use tokio::time::Instant;
 
 use crate::{event_info::EventInfo, failed::Failed, record::Record, savepoint::Savepoint};
 
@@ -12,7 +13,15 @@ pub(crate) struct Work<'c> {
     pub(crate) records: &'c [Arc<Record>],
     pub(crate) group: &'c str,
     pub(crate) attempt: u32,
+    pub(crate) terms: Terms,
     pub(crate) answer: &'c mut Answer,
+}
+
+/// Where events come from, and when their handlers are given up.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Terms {
+    pub(crate) partition: i16,
+    pub(crate) deadline: Instant,
 }
 
 /// What the handler of a run said of single events of it.

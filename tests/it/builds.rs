@@ -44,3 +44,18 @@ async fn the_build_heeds_its_own_variable_alone() {
     assert_built(&build(&[("EVENT_BOX_BUILD_DATABASE_URL", log.url())]));
     log.close().await;
 }
+
+/// The workspace's tests have the feature `opentelemetry`, as cargo unites features; here the crate is built alone, without any.
+#[test]
+fn the_core_crate_behaves_without_its_features() {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let tested = Command::new(cargo)
+        .current_dir(root)
+        .args(["test", "--quiet", "-p", "event-box", "--lib", "trace::tests::without"])
+        .output()
+        .expect("cargo runs");
+    assert_built(&tested);
+    let printed = String::from_utf8_lossy(&tested.stdout).into_owned();
+    assert!(printed.contains("test result: ok. 1 passed"), "{printed}");
+}

@@ -44,5 +44,8 @@ mod shutdown;
 mod sql_function;
 mod start_up;
 mod strangers;
+mod telemetry;
 mod testing;
+mod trace_context;
+mod trace_headers;
 mod trouble;

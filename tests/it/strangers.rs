@@ -187,10 +187,11 @@ fn packages_hold_what_a_stranger_needs() {
 async fn a_stranger_builds_on_the_packages_offline() {
     let log = TestLog::empty().await;
     log.sql("create table strangers_orders (id bigint primary key)").await;
-    let stranger = Stranger::new("checked = []");
+    let stranger = Stranger::new("checked = []\ntraced = [\"event-box/opentelemetry\"]");
     let variables = [("DATABASE_URL", log.url()), ("EVENT_BOX_DATABASE_URL", log.url())];
     assert_success(&stranger.check(cargo(), &["--offline", "--features", "checked"], &variables));
     assert_success(&stranger.check(cargo(), &["--offline"], &[]));
+    assert_success(&stranger.check(cargo(), &["--offline", "--features", "traced"], &[]));
     // That his own are checked shows that the variable was heeded.
     log.sql("drop table strangers_orders").await;
     let unchecked = stranger.check(cargo(), &["--offline", "--features", "checked"], &variables);

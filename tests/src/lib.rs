@@ -6,6 +6,7 @@ mod proxy;
 mod running;
 mod seen;
 mod test_log;
+mod traced;
 
 pub use crate::{
     events::{Counted, Noted, Tallied, emit_either, emit_next},
@@ -14,6 +15,7 @@ pub use crate::{
     running::Running,
     seen::{Seen, assert_each_once_in_order, seen_by, wait_until_seen},
     test_log::{TestLog, keys_of_one_partition},
+    traced::Traced,
 };
 
 /// How long a test waits for what must come.
@@ -23,6 +25,11 @@ pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 pub struct Readme;
+
+/// So does that of the telemetry.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/telemetry.md")]
+pub struct Telemetry;
 
 /// So do those for who comes from Python.
 #[cfg(doctest)]

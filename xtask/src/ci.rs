@@ -12,7 +12,7 @@ pub(crate) fn run() -> Result<()> {
         execute(&mut cargo(["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"]))
     });
     steps.run("documentation", || {
-        execute(cargo(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))
+        execute(cargo(["doc", "--workspace", "--no-deps", "--all-features"]).env("RUSTDOCFLAGS", "-D warnings"))
     });
     steps.run("public surface", surface::check);
     steps.run("queries", prepare::check);

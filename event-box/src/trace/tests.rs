@@ -1,0 +1,4 @@
+#[cfg(feature = "opentelemetry")]
+mod several;
+#[cfg(not(feature = "opentelemetry"))]
+mod without;
