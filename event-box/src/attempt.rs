@@ -102,7 +102,7 @@ impl Batch<'_> {
         }
         let fate = fate(self.policy, record, tries, failure, progress.done.handled > 0);
         if savepoint.cannot_undo() {
-            return Err(Halt::Again(vec![(sequence, fate)]));
+            return Err(Halt::Again { fates: vec![(sequence, fate)], crowded: None });
         }
         self.within(savepoint.undo(connection)).await.map_err(judged)?;
         Ok(self.doubt(record, tries, fate, progress))

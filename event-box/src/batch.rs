@@ -124,7 +124,11 @@ impl From<sqlx::Error> for BatchError {
 pub(crate) enum Halt {
     Failed(BatchError),
     /// Events failed, and only undoing the batch undoes what was written: again, with their fates known.
-    Again(Vec<(i64, Fate)>),
+    Again {
+        fates: Vec<(i64, Fate)>,
+        /// Others had used up the savepoints, or held the locks, that this event's run needs.
+        crowded: Option<i64>,
+    },
     /// The transaction is aborted and nobody said so: again, with savepoints that find the culprit.
     Hidden,
 }
@@ -163,19 +167,19 @@ impl Batch<'_> {
                 Ok(advance) if undoable => self.keep(connection, advance, &mut progress).await,
                 ended => ended,
             };
-            let (known, savepoints) = match ended {
+            let (fates, crowded, savepoints) = match ended {
                 Ok(advance) => break advance,
                 Err(Halt::Failed(BatchError::Read(ReadError::Database(error))))
                     if progress.savepoint.is_off() && is_in_failed_transaction(&error) =>
                 {
-                    (Vec::new(), true)
+                    (Vec::new(), None, true)
                 }
                 Err(Halt::Failed(error)) => return Err(error),
-                Err(Halt::Again(known)) => (known, false),
-                Err(Halt::Hidden) => (Vec::new(), true),
+                Err(Halt::Again { fates, crowded }) => (fates, crowded, false),
+                Err(Halt::Hidden) => (Vec::new(), None, true),
             };
             self.within(execute(connection, UNDO)).await?;
-            progress = progress.again(known, savepoints);
+            progress = progress.again(fates, crowded, savepoints);
         };
         let done = &mut progress.done;
         if let Some(doubt) = progress.doubted.take().filter(|_| done.handled == 0) {

@@ -102,6 +102,13 @@ impl Batch<'_> {
                     break;
                 };
                 let handler = self.batch_handler(&record, progress);
+                progress.for_a_run_alone |= progress.crowded == Some(sequence) && passed.is_empty();
+                let crowded = progress.crowded == Some(sequence) && !progress.for_a_run_alone;
+                if crowded || (progress.for_a_run_alone && (handler.is_none() || progress.runs.are_of_another(handler)))
+                {
+                    next = Some(sequence);
+                    break;
+                }
                 if let Some(end) = self.make_way(connection, &record, handler, progress).await? {
                     return Ok(ended(&passed, end));
                 }

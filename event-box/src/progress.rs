@@ -35,6 +35,9 @@ pub(crate) struct Progress {
     pub(crate) closed: bool,
     /// Events that wait to be handed to their batch handlers together.
     pub(crate) runs: Runs,
+    /// In an earlier pass others stood in the way of the run that begins here: the batch ends before it, or is for that run alone.
+    pub(crate) crowded: Option<i64>,
+    pub(crate) for_a_run_alone: bool,
     /// The last event of the log that was handled or parked.
     pub(crate) reached: i64,
     /// Rows of the log, and retries, that were dealt with.
@@ -64,6 +67,8 @@ impl Progress {
             blocked: HashSet::new(),
             closed: false,
             runs: Runs::default(),
+            crowded: None,
+            for_a_run_alone: false,
             reached: 0,
             passed: 0,
             exhausted: false,
@@ -78,11 +83,11 @@ impl Progress {
     }
 
     /// The same batch from its beginning, with what is known of it by now.
-    pub(crate) fn again(self, known: Vec<(i64, Fate)>, savepoints: bool) -> Self {
+    pub(crate) fn again(self, known: Vec<(i64, Fate)>, crowded: Option<i64>, savepoints: bool) -> Self {
         let all_or_nothing = self.savepoint.is_off() && !savepoints;
         let mut fates = self.fates;
         fates.extend(known);
-        Self { fates, asked_again: self.asked_again, ..Self::new(self.started, self.care, all_or_nothing) }
+        Self { fates, crowded, asked_again: self.asked_again, ..Self::new(self.started, self.care, all_or_nothing) }
     }
 
     /// Events of the log went out, up to this one.

@@ -42,6 +42,11 @@ impl Runs {
         self.0.len()
     }
 
+    /// Whether another handler's run waits.
+    pub(crate) fn are_of_another(&self, handler: Option<usize>) -> bool {
+        self.0.iter().any(|run| Some(run.handler) != handler)
+    }
+
     pub(crate) fn push(&mut self, handler: usize, record: Arc<Record>) {
         let at = self.0.iter().position(|run| run.handler == handler).unwrap_or_else(|| {
             self.0.push(Run { handler, ..Run::default() });
@@ -158,7 +163,7 @@ impl Batch<'_> {
                 Part::Failed(record, failure) => {
                     match fate(self.policy, &record, Tries::default(), failure, progress.done.handled > 0) {
                         Fate::Parked(parking) => progress.park(parking),
-                        fate => return self.end_before(record.sequence, fate, &parts, progress),
+                        fate => return self.end_before(record.sequence, Some(fate), &parts, progress),
                     }
                     continue;
                 }
@@ -170,13 +175,13 @@ impl Batch<'_> {
             let (Some(first), Some(last)) = (part.first(), part.last()) else { continue };
             let (first, last) = (first.sequence, last.sequence);
             if !progress.savepoint.has_room() {
-                return self.end_before(first, Fate::Conflict, &parts, progress);
+                return self.end_before(first, None, &parts, progress);
             }
             if let [record] = &part[..] {
                 match self.attempt(connection, record, Tries::default(), progress).await? {
                     Fate::Handled => progress.handled(last, 1),
                     Fate::Parked(parking) => progress.park(parking),
-                    fate => return self.end_before(first, fate, &parts, progress),
+                    fate => return self.end_before(first, Some(fate), &parts, progress),
                 }
                 continue;
             }
@@ -208,7 +213,7 @@ impl Batch<'_> {
                 }
                 RunFate::Ended(unavailable) => {
                     let fate = unavailable.map_or(Fate::Conflict, Fate::Unavailable);
-                    return self.end_before(first, fate, &parts, progress);
+                    return self.end_before(first, Some(fate), &parts, progress);
                 }
             }
         }
@@ -280,26 +285,29 @@ impl Batch<'_> {
         Ok(self.within(progress.savepoint.undo(connection)).await?)
     }
 
-    /// The batch ends before this event. Where something beyond it is dealt with already, or something before it is not, the batch is undone
-    /// and run again, with what is known by now.
+    /// The batch ends before this event: because of its fate; or, where that is a conflict or none, because others hold its locks or have used up
+    /// the savepoints. Where something beyond it is dealt with already, or something before it is not, the batch is undone and run again,
+    /// with what is known by now.
     fn end_before(
         &self,
         sequence: i64,
-        fate: Fate,
+        fate: Option<Fate>,
         parts: &VecDeque<Part>,
         progress: &mut Progress,
     ) -> Result<Option<i64>, Halt> {
+        let fate = fate.filter(|fate| !matches!(fate, Fate::Conflict));
         let runs = progress.runs.0.iter().map(|run| &run.records[..]);
         let waiting = parts.iter().map(Part::records).chain(runs).flatten();
         if progress.reached > sequence || waiting.map(|record| record.sequence).any(|waiting| waiting < sequence) {
             let parked = progress.parkings.drain(..).filter(|parking| {
                 parking.sequence < sequence && matches!(parking.reason, Reason::Failed | Reason::Snoozed)
             });
-            let mut fates: Vec<_> = parked.map(|parking| (parking.sequence, Fate::Parked(parking))).collect();
-            fates.push((sequence, fate));
-            return Err(Halt::Again(fates));
+            let crowded = fate.is_none().then_some(sequence);
+            let parked = parked.map(|parking| (parking.sequence, Fate::Parked(parking)));
+            let fates = parked.chain(fate.map(|fate| (sequence, fate))).collect();
+            return Err(Halt::Again { fates, crowded });
         }
-        if let Fate::Unavailable(unavailable) = fate {
+        if let Some(Fate::Unavailable(unavailable)) = fate {
             progress.done.unavailable = Some(unavailable);
         }
         Ok(Some(sequence))

@@ -234,6 +234,67 @@ async fn an_outage_burns_no_attempt_and_loses_nothing() {
     log.close().await;
 }
 
+/// What comes later does not overtake what waits, and what waits goes on when its turn has come.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_emitted_behind_a_parked_event_waits_for_it() {
+    let log = TestLog::new().await;
+    let keys = many_keys(1);
+    emit(&log, &keys, 1..=1).await;
+    let book = Book::leaked();
+    let consumer = Consumer::builder(&log.pool, "g")
+        .state(book)
+        .concurrent(4)
+        .on(async |event: Counted, cx: &mut Detached<'_, &'static Book>| -> Result<(), BoxError> {
+            let _at_work = cx.state().begin(&event);
+            if event.n == 1 && cx.attempt() == 1 {
+                return Err("once".into());
+            }
+            cx.state().end(&event);
+            Ok(())
+        })
+        .backoff(Backoff::fixed(Duration::from_millis(1_500)))
+        .build()
+        .unwrap();
+    let running = Running::start(consumer);
+    log.wait_until("select count(*) from event_box.parked where reason = 'failed'", 1).await;
+    emit(&log, &keys, 2..=4).await;
+    log.wait_until("select count(*) from event_box.parked where reason = 'waiting'", 3).await;
+    book.wait_for(4).await;
+    running.stop().await.unwrap();
+    assert_eq!(book.of_key(&keys[0]), [1, 2, 3, 4]);
+    log.close().await;
+}
+
+/// Once the other side is down no further event begins but the probes.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_ends_a_round() {
+    let log = TestLog::new().await;
+    emit(&log, &many_keys(200), 1..=1).await;
+    let book = Book::leaked();
+    let consumer = Consumer::builder(&log.pool, "g")
+        .state(book)
+        .concurrent(8)
+        .on(async |event: Counted, cx: &mut Detached<'_, &'static Book>| -> Result<(), Failure> {
+            let _at_work = cx.state().begin(&event);
+            tokio::task::yield_now().await;
+            Err(Failure::Unavailable("for good".into()))
+        })
+        .build()
+        .unwrap();
+    let running = Running::start(consumer);
+    // The first five probes of the suspect, and what it is compared with.
+    book.wait_until("probes", |book| {
+        let begun = book.begun.lock().unwrap();
+        begun.iter().any(|event| begun.iter().filter(|other| *other == event).count() >= 5)
+    })
+    .await;
+    running.stop().await.unwrap();
+    let begun: std::collections::HashSet<_> = book.begun.lock().unwrap().iter().cloned().collect();
+    assert!(begun.len() < 60, "{} of 200 events were begun", begun.len());
+    assert_eq!(log.number("select count(*) from event_box.parked where attempts > 0").await, 0);
+    log.close().await;
+}
+
 /// The server gives a silent claim up after 15 s, which a handler may well take: it hears from the claim meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_is_kept_alive_while_its_handlers_wait() {
