@@ -125,8 +125,11 @@ async fn tally<S: Sync>(event: Tallied, cx: &mut Context<'_, S>) -> Result<(), s
 #[derive(Default)]
 struct Poison {
     calls: AtomicUsize,
-    answer: Option<fn() -> Failure>,
+    /// A panic where there is none.
+    answer: Option<Answer>,
 }
+
+type Answer = fn() -> Failure;
 
 async fn fails_with_a_poison(
     events: Vec<Delivery<Counted>>,
@@ -143,7 +146,7 @@ async fn fails_with_a_poison(
 /// Whether it fails, rejects, panics or calls the other side down.
 #[tokio::test]
 async fn a_failing_batch_is_narrowed_down_to_the_failing_event() {
-    let answers: [(&str, Option<fn() -> Failure>); 4] = [
+    let answers: [(&str, Option<Answer>); 4] = [
         ("failed", Some(|| Failure::Retry("77".into()))),
         ("failed", Some(|| Failure::Reject("77".into()))),
         ("failed", None),
