@@ -44,7 +44,7 @@ impl<S, R, M> ConsumerBuilder<S, R, M> {
         self
     }
 
-    /// How often the log is polled for what no notification announced, at the latest. Default: 100 ms; at most 14 days. Groups that share an [`EventBox`]
+    /// How often the log is polled for what no notification announced, at the latest. Default: 100 ms; at most 14 days. Groups that share an [`EventBox`](crate::EventBox)
     /// poll as often as the most eager of them.
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.settings.poll_interval = interval;
@@ -98,7 +98,7 @@ impl<S, R, M> ConsumerBuilder<S, R, M> {
         self
     }
 
-    /// Later events of a dead letter's key wait until a person decides: requeues, edits or skips it ([`EventBox::group`]). Default: the key
+    /// Later events of a dead letter's key wait until a person decides: requeues, edits or skips it ([`EventBox::group`](crate::EventBox::group)). Default: the key
     /// goes on without it.
     pub fn hold_keys(mut self) -> Self {
         self.settings.policy.hold_keys = true;
