@@ -130,7 +130,8 @@ async fn backends_that_are_terminated_again_and_again_lose_and_double_nothing() 
     running.stop().await.unwrap();
     assert_each_once_in_order(&log.pool, "g").await;
     assert_eq!(log.number("select count(*) from event_box.parked").await, 0, "no event is blamed");
-    assert!(logged.times(TROUBLE) >= 1 && logged.times(TROUBLE) <= 10, "{:#?}", logged.alarms());
+    // A cut may be noticed twice: another connection that it took was idle, and is used when the first trouble is over.
+    assert!(logged.times(TROUBLE) >= 1 && logged.times(TROUBLE) <= 20, "{:#?}", logged.alarms());
     log.close().await;
 }
 
