@@ -68,6 +68,29 @@ async fn a_consumer_outlives_its_servers_death_and_restart() {
     database.close().await.unwrap();
 }
 
+/// Due while the server is down, or after it came back: each once.
+#[tokio::test(flavor = "multi_thread")]
+async fn delayed_events_outlive_their_servers_death() {
+    let server = server().await;
+    let database = server.create_database("trouble").await.unwrap();
+    let pool = database.pool(10).await.unwrap();
+    event_box::migrate(&pool).await.unwrap();
+    sqlx::raw_sql(Seen::TABLE).execute(&pool).await.unwrap();
+    let running = Running::start(Consumer::builder(&pool, "g").on(note).build().unwrap());
+    for n in 1..=40 {
+        let event = Counted { key: "k".to_owned(), n };
+        Outbox::new().emit(&pool, &event).delay(Duration::from_millis(100 * n as u64)).await.unwrap();
+    }
+    wait_until_seen(&pool, 1).await;
+    server.kill().unwrap();
+    server.restart().unwrap();
+    wait_until_seen(&pool, 40).await;
+    running.stop().await.unwrap();
+    assert_eq!(seen_by(&pool, "g").await, [("k".to_owned(), (1..=40).collect())]);
+    pool.close().await;
+    database.close().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_is_refused() {
     let server = server().await;
