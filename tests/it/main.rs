@@ -27,6 +27,7 @@ mod health;
 mod late;
 mod middleware;
 mod migrations;
+mod model;
 mod mover;
 mod network;
 mod outages;
