@@ -102,6 +102,8 @@ fn what_is_sent_by_hand_is_known() {
     };
     let mut found: Vec<_> = literals().into_iter().filter(by_hand).collect();
     found.sort();
+    // The default's name is `messaging.system` too.
+    found.dedup();
     let copy = "copy event_box.events (id, topic, version, partition_key, payload, headers) from stdin (format binary)";
     assert_eq!(found, [copy, DEFAULT, QUALIFIER], "is it sent through `Schema::rewrite`?");
 }
