@@ -163,7 +163,7 @@ async fn deliver_the_rest(new: &Cluster, adopt: bool) {
     // Both at one moment: what is retried may emit, and what that emits may be parked.
     let settled = format!("select ({ALL_DELIVERED}) * (not exists (select from event_box.parked))::int::bigint");
     let deadline = tokio::time::Instant::now() + PATIENCE;
-    while sqlx::query_scalar::<_, i64>(sqlx::AssertSqlSafe(settled.as_str())).fetch_one(&new.pool).await.unwrap() == 0 {
+    while sqlx::query_scalar::<_, i64>(sqlx::AssertSqlSafe(settled.clone())).fetch_one(&new.pool).await.unwrap() == 0 {
         assert!(tokio::time::Instant::now() < deadline, "not all is delivered");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
