@@ -63,6 +63,7 @@ impl Batch<'_> {
         }
         self.ran.events.fetch_add(1, Ordering::Relaxed);
         self.ran.last.store(sequence, Ordering::Relaxed);
+        let after_others = progress.is_after_others(sequence);
         let (savepoint, mut answer) = (&mut progress.savepoint, Answer::default());
         let timeout = self.policy.handler_timeout;
         let deadline = Instant::now() + timeout;
@@ -100,7 +101,7 @@ impl Batch<'_> {
         {
             return Err(Halt::Hidden);
         }
-        let fate = fate(self.policy, record, tries, failure, progress.done.handled > 0);
+        let fate = fate(self.policy, record, tries, failure, after_others);
         if savepoint.cannot_undo() {
             return Err(Halt::Again { fates: vec![(sequence, fate)], crowded: None });
         }

@@ -101,11 +101,13 @@ impl Batch<'_> {
                     next = Some(sequence);
                     break;
                 };
-                let handler = self.batch_handler(&record, progress);
+                // One that waits for what is parked joins no run: it would be parked before events of its key that the run holds.
+                let behind = row.behind || progress.is_blocked(&record);
+                let handler = if behind { None } else { self.batch_handler(&record, progress) };
                 progress.for_a_run_alone |= progress.crowded == Some(sequence) && passed.is_empty();
                 let crowded = progress.crowded == Some(sequence) && !progress.for_a_run_alone;
-                if crowded || (progress.for_a_run_alone && (handler.is_none() || progress.runs.are_of_another(handler)))
-                {
+                let not_alone = handler.is_none() || progress.runs.are_of_another(handler);
+                if crowded || (progress.for_a_run_alone && progress.runs.len() > 0 && not_alone) {
                     next = Some(sequence);
                     break;
                 }

@@ -85,9 +85,11 @@ impl Progress {
     /// The same batch from its beginning, with what is known of it by now.
     pub(crate) fn again(self, known: Vec<(i64, Fate)>, crowded: Option<i64>, savepoints: bool) -> Self {
         let all_or_nothing = self.savepoint.is_off() && !savepoints;
+        // A pass that only knows more must get through in the time of the first; one that goes about it otherwise begins anew.
+        let started = if crowded.is_some() || savepoints { Instant::now() } else { self.started };
         let mut fates = self.fates;
         fates.extend(known);
-        Self { fates, crowded, asked_again: self.asked_again, ..Self::new(self.started, self.care, all_or_nothing) }
+        Self { fates, crowded, asked_again: self.asked_again, ..Self::new(started, self.care, all_or_nothing) }
     }
 
     /// Events of the log went out, up to this one.
@@ -108,6 +110,13 @@ impl Progress {
     /// Whether an event of its key that was parked in this batch stands before it.
     pub(crate) fn is_blocked(&self, record: &Record) -> bool {
         record.partition_key.as_ref().is_some_and(|key| self.blocked.contains(key))
+    }
+
+    /// Whether a conflict of the event may come of locks that are held for others before it: those are gone where it begins a batch of
+    /// its own. Where it does so already, the conflict is a failure like any other.
+    pub(crate) fn is_after_others(&self, sequence: i64) -> bool {
+        let begins = self.for_a_run_alone && self.crowded == Some(sequence);
+        self.done.handled > 0 && !begins
     }
 
     /// How many events are to go one a transaction after this batch: none once the culprit is named, or nothing is left.

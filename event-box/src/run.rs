@@ -161,7 +161,8 @@ impl Batch<'_> {
                     continue;
                 }
                 Part::Failed(record, failure) => {
-                    match fate(self.policy, &record, Tries::default(), failure, progress.done.handled > 0) {
+                    let after_others = progress.is_after_others(record.sequence);
+                    match fate(self.policy, &record, Tries::default(), failure, after_others) {
                         Fate::Parked(parking) => progress.park(parking),
                         fate => return self.end_before(record.sequence, Some(fate), &parts, progress),
                     }
@@ -230,6 +231,7 @@ impl Batch<'_> {
         let (first, last) = (part[0].sequence, part[part.len() - 1].sequence);
         self.ran.events.fetch_add(part.len(), Ordering::Relaxed);
         self.ran.last.store(last, Ordering::Relaxed);
+        let after_others = progress.is_after_others(first);
         let (savepoint, mut answer) = (&mut progress.savepoint, Answer::default());
         let timeout = self.policy.handler_timeout;
         let deadline = Instant::now() + timeout;
@@ -266,7 +268,7 @@ impl Batch<'_> {
         }
         let outage = |error| Unavailable { sequence: first, error, tried_before: false, alone: false };
         let fate = match failure {
-            Failure::Retry(error) if progress.done.handled > 0 && is_conflict(&*error) => RunFate::Ended(None),
+            Failure::Retry(error) if after_others && is_conflict(&*error) => RunFate::Ended(None),
             // Not a matter of one event: the database itself.
             Failure::Retry(error) if is_outage(&*error) => RunFate::Ended(Some(outage(chain(&*error)))),
             Failure::Retry(_) | Failure::Reject(_) => RunFate::Divided { unavailable: false },

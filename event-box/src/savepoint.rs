@@ -32,7 +32,7 @@ impl Savepoint {
 
     /// How many more may be undone by themselves in this transaction: events, or runs of a batch handler.
     pub(crate) fn room(&self) -> usize {
-        (MAX_SAVEPOINTS - self.count) as usize + usize::from(self.open)
+        MAX_SAVEPOINTS.saturating_sub(self.count) as usize + usize::from(self.open)
     }
 
     /// Whether another may begin.

@@ -1,4 +1,5 @@
 mod edges;
+mod runs;
 
 use std::{
     collections::BTreeMap,
