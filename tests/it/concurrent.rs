@@ -608,3 +608,38 @@ async fn a_late_event_and_a_retry_behind_it_both_go_out() {
     assert_eq!(book.of_key(&keys[0]), [1, 2]);
     log.close().await;
 }
+
+/// After a death a partition's events go one a transaction: a lone worker has its turn for them beside the rounds of others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_needs_care_has_its_turn_beside_rounds() {
+    let log = TestLog::new().await;
+    let keys: Vec<String> = sqlx::query_scalar(
+        "select min('k' || i) from generate_series(1, 2000) as i group by hashtextextended('k' || i, 0) & 63 limit 40",
+    )
+    .fetch_all(&log.pool)
+    .await
+    .unwrap();
+    let book = Book::leaked();
+    let consumer = || {
+        let builder = Consumer::builder(&log.pool, "g").state(book).concurrent(4).workers(1).batch_size(5);
+        let handler = async |event: Counted, cx: &mut Detached<'_, &'static Book>| -> Result<(), BoxError> {
+            cx.state().end(&event);
+            Ok(())
+        };
+        builder.on(handler).build().unwrap()
+    };
+    let drained = event_box::testing::drain(&consumer()).await.unwrap();
+    assert_eq!(drained.handled, 0);
+    emit(&log, &keys, 1..=30).await;
+    // As a process leaves it that dies.
+    let mut dies = log.pool.begin().await.unwrap();
+    let claim = "select from event_box.cursors where partition = (hashtextextended($1, 0) & 63)::smallint for update";
+    sqlx::query(claim).bind(&keys[0]).execute(&mut *dies).await.unwrap();
+    dies.rollback().await.unwrap();
+    let running = Running::start(consumer());
+    book.wait_for(40 * 30).await;
+    running.stop().await.unwrap();
+    let first = book.ended.lock().unwrap().iter().position(|(key, _)| *key == keys[0]);
+    assert!(first.is_some_and(|first| first < 600), "{first:?}");
+    log.close().await;
+}
