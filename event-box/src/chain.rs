@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use tokio::time::Instant;
+use tokio::{sync::OwnedSemaphorePermit, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -39,17 +39,51 @@ pub(crate) enum Outcome {
     Left,
 }
 
+/// Runs a partition's chains side by side. They begin in their order, each when a slot is free for it: what is left where `closing` is
+/// cancelled stands behind what began, but for the later events of a key.
+pub(crate) async fn run_all(
+    chains: Vec<Chain>,
+    shared: Arc<Shared>,
+    handlers: Arc<dyn DispatchDetached>,
+    closing: CancellationToken,
+) -> Vec<End> {
+    let (mut running, mut ends) = (JoinSet::new(), Vec::new());
+    for chain in chains {
+        let slot = chain.slot(&closing).await;
+        running.spawn(chain.run(slot, shared.clone(), handlers.clone(), closing.clone()));
+    }
+    while let Some(joined) = running.join_next().await {
+        match joined {
+            Ok(of_chain) => ends.extend(of_chain),
+            // Handlers' panics are caught where they are called: this one is ours.
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+    ends
+}
+
 impl Chain {
+    /// `None` once `closing` is cancelled.
+    async fn slot(&self, closing: &CancellationToken) -> Option<OwnedSemaphorePermit> {
+        tokio::select! {
+            biased;
+            () = closing.cancelled() => None,
+            slot = self.seat.slot() => slot,
+        }
+    }
+
     /// Runs every event, in order, until one fails that those behind it must wait for. Nothing begins once `closing` is cancelled; an event
     /// that calls the other side unavailable cancels it.
-    pub(crate) async fn run(
-        self,
+    async fn run(
+        mut self,
+        mut first_slot: Option<OwnedSemaphorePermit>,
         shared: Arc<Shared>,
         handlers: Arc<dyn DispatchDetached>,
         closing: CancellationToken,
     ) -> Vec<End> {
-        let Self { partition, links, seat } = self;
-        let (mut ends, mut left, mut blocked) = (Vec::with_capacity(links.len()), false, false);
+        let links = std::mem::take(&mut self.links);
+        let mut ends = Vec::with_capacity(links.len());
+        let (mut left, mut blocked) = (first_slot.is_none(), false);
         for Link { record, tries } in links {
             let sequence = record.sequence;
             if left {
@@ -60,17 +94,16 @@ impl Chain {
                 ends.push((sequence, Outcome::Ended(Fate::Parked(Parking::waiting(&record)))));
                 continue;
             }
-            let slot = tokio::select! {
-                biased;
-                () = closing.cancelled() => None,
-                slot = seat.slot() => slot,
+            let slot = match first_slot.take() {
+                Some(slot) => Some(slot),
+                None => self.slot(&closing).await,
             };
             let Some(slot) = slot else {
                 left = true;
                 ends.push((sequence, Outcome::Left));
                 continue;
             };
-            let fate = handle(&shared, &*handlers, &record, tries, partition).await;
+            let fate = handle(&shared, &*handlers, &record, tries, self.partition).await;
             drop(slot);
             match &fate {
                 Fate::Handled => {}

@@ -73,7 +73,8 @@ pub trait Middleware<S: Sync = (), M: GroupMode = Transactional>: Send + Sync + 
         next: Next<'c, S, M>,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
 
-    /// Whether a batch handler may be given `next` in one run with `first`, the run's first event. Default: `true`.
+    /// Whether a batch handler may be given `next` in one run with `first`, the run's first event. Default: `true`. A panic counts as
+    /// `false`.
     fn together(&self, first: &EventInfo<'_>, next: &EventInfo<'_>) -> bool {
         let _ = (first, next);
         true

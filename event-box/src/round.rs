@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     batch::{Assignment, Batch, BatchError, Done, Ran, Watch},
-    chain::{Chain, End, Link},
+    chain::{Chain, End, Link, run_all},
     claim::{Partition, open},
     cursor::{Advance, Cursor, Opening},
     deadline::within,
@@ -137,11 +137,9 @@ impl Shared {
                 Ok(claim) => {
                     bytes = bytes.saturating_sub(payload_bytes(&claim));
                     let at = claimed.len();
-                    for chain in chains_of(&claim, rows, self.dispatch.topics(), &concurrency.slots) {
-                        let (shared, handlers) = (self.clone(), concurrency.handlers.clone());
-                        let run = chain.run(shared, handlers, closing.clone());
-                        chains.spawn(async move { (at, run.await) });
-                    }
+                    let of_claim = chains_of(&claim, rows, self.dispatch.topics(), &concurrency.slots);
+                    let run = run_all(of_claim, self.clone(), concurrency.handlers.clone(), closing.clone());
+                    chains.spawn(async move { (at, run.await) });
                     claimed.push(claim);
                 }
                 Err(finish) => finished.push((number, finish)),
@@ -198,7 +196,7 @@ impl Shared {
         Ok(Ok(Claimed { number, cursor: claim.cursor, page, due, ends: Vec::new() }))
     }
 
-    /// Until every chain is through. No further event begins after the batch's time, at shutdown, and where the other side is down.
+    /// Until every claim's chains are through. No further event begins after the batch's time, at shutdown, and where the other side is down.
     async fn wait_for(
         &self,
         connection: &mut PgConnection,
@@ -215,7 +213,7 @@ impl Shared {
                 biased;
                 joined = chains.join_next() => match joined {
                     None => return Ok(()),
-                    Some(Ok((at, ends))) => claimed[at].ends.extend(ends),
+                    Some(Ok((at, ends))) => claimed[at].ends = ends,
                     // Handlers' panics are caught where they are called: this one is ours.
                     Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
                 },
@@ -308,6 +306,10 @@ fn chains_of(claim: &Claimed, limit: usize, topics: &[String], slots: &Arc<Slots
                 chains.push(Chain { partition: claim.number, links: vec![link], seat: slots.seat() });
             }
         }
+    }
+    for chain in &mut chains {
+        // A late event may stand before a retry of its key.
+        chain.links.sort_by_key(|link| link.record.sequence);
     }
     chains
 }

@@ -1,4 +1,8 @@
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 use futures_core::future::BoxFuture;
 
@@ -103,7 +107,9 @@ impl<S: Send + Sync + 'static> Dispatch for Router<S, Transactional> {
     }
 
     fn together(&self, first: &EventInfo<'_>, next: &EventInfo<'_>) -> bool {
-        self.middleware.iter().all(|layer| layer.together(first, next))
+        let together = || self.middleware.iter().all(|layer| layer.together(first, next));
+        // A panic must not end the consumer: its event begins a run of its own.
+        catch_unwind(AssertUnwindSafe(together)).unwrap_or(false)
     }
 }
 

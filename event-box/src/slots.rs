@@ -3,12 +3,12 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use tokio::sync::{Notify, Semaphore, SemaphorePermit};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 /// How many handlers of a concurrent group run at once in this process, and how many keys have something to run.
 #[derive(Debug)]
 pub(crate) struct Slots {
-    permits: Semaphore,
+    permits: Arc<Semaphore>,
     size: usize,
     /// Chains that are not through yet: each keeps one slot busy at most.
     load: AtomicUsize,
@@ -22,7 +22,7 @@ pub(crate) struct Seat(Arc<Slots>);
 impl Slots {
     pub(crate) fn new(size: usize) -> Self {
         // More than tokio's semaphore can count is as good as no limit.
-        let permits = Semaphore::new(size.min(Semaphore::MAX_PERMITS));
+        let permits = Arc::new(Semaphore::new(size.min(Semaphore::MAX_PERMITS)));
         Self { permits, size, load: AtomicUsize::new(0), freed: Notify::new() }
     }
 
@@ -44,8 +44,8 @@ impl Slots {
 
 impl Seat {
     /// Waits for a slot, in the order of asking. `None` never comes: the semaphore is not closed.
-    pub(crate) async fn slot(&self) -> Option<SemaphorePermit<'_>> {
-        self.0.permits.acquire().await.ok()
+    pub(crate) async fn slot(&self) -> Option<OwnedSemaphorePermit> {
+        self.0.permits.clone().acquire_owned().await.ok()
     }
 }
 

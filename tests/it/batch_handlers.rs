@@ -290,3 +290,37 @@ async fn nothing_is_lost_doubled_or_out_of_order_whatever_runs_answer() {
         log.close().await;
     }
 }
+
+#[tokio::test]
+async fn middleware_that_panics_over_what_may_be_together_ends_the_run_and_not_the_consumer() {
+    struct Panics;
+
+    impl<S: Sync + 'static> Middleware<S> for Panics {
+        async fn deliver(&self, cx: &mut Context<'_, S>, next: Next<'_, S>) -> Result<(), Failure> {
+            next.run(cx).await
+        }
+
+        fn together(&self, _: &EventInfo<'_>, next: &EventInfo<'_>) -> bool {
+            panic!("over {}", next.sequence())
+        }
+    }
+
+    let log = log().await;
+    let keys = keys_of_one_partition(&log.pool, 2).await;
+    emit(&log, &keys, 1..=2).await;
+    let calls: &'static Calls = Box::leak(Box::default());
+    let consumer = Consumer::builder(&log.pool, "g")
+        .state(calls)
+        .middleware(Panics)
+        .on_batch(async |events: Vec<Delivery<Counted>>, cx: &mut Context<'_, &'static Calls>| {
+            cx.state().note(events.len());
+            write(&events, cx).await
+        })
+        .build()
+        .unwrap();
+    let running = Running::start(consumer);
+    wait_until_seen(&log.pool, "g", 4).await;
+    running.stop().await.unwrap();
+    assert_eq!(calls.lengths(), [1, 1, 1, 1]);
+    log.close().await;
+}

@@ -347,3 +347,112 @@ async fn nothing_is_lost_or_out_of_order_whatever_handlers_answer() {
     }
     log.close().await;
 }
+
+/// What begins first is what stands first: else most of a long page would be parked where a round ends early.
+#[tokio::test(flavor = "multi_thread")]
+async fn handlers_begin_in_the_order_of_the_log() {
+    let log = TestLog::new().await;
+    let keys = keys_of_one_partition(&log.pool, 200).await;
+    emit(&log, &keys, 1..=1).await;
+    let book = Book::leaked();
+    let gate: &'static Semaphore = Box::leak(Box::new(Semaphore::new(0)));
+    let consumer = Consumer::builder(&log.pool, "g")
+        .state((book, gate))
+        .concurrent(4)
+        .on(async |event: Counted, cx: &mut Gated<'_>| -> Result<(), BoxError> {
+            let (book, gate) = *cx.state();
+            let _at_work = book.begin(&event);
+            gate.acquire().await?.forget();
+            book.end(&event);
+            Ok(())
+        })
+        .build()
+        .unwrap();
+    let running = Running::start(consumer);
+    book.wait_until("four at work", |book| book.at_work.lock().unwrap().len() == 4).await;
+    running.shutdown.cancel();
+    gate.add_permits(1_000);
+    running.ended().await.unwrap();
+    let mut ended: Vec<_> = book.ended.lock().unwrap().iter().map(|(key, _)| key.clone()).collect();
+    let mut first = keys[..4].to_vec();
+    ended.sort();
+    first.sort();
+    assert_eq!(ended, first);
+    assert_eq!(log.number("select count(*) from event_box.parked").await, 0);
+    log.close().await;
+}
+
+type Gated<'c> = Detached<'c, (&'static Book, &'static Semaphore)>;
+
+/// An event that became visible late stands before a parked one of its key, which is due: neither waits for the other for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_event_and_a_retry_behind_it_both_go_out() {
+    let log = TestLog::new().await;
+    let keys = many_keys(1);
+    let mut late = log.pool.begin().await.unwrap();
+    log.outbox.emit(&mut *late, &Counted { key: keys[0].clone(), n: 1 }).await.unwrap();
+    emit(&log, &keys, 2..=2).await;
+    let book = Book::leaked();
+    let consumer = || {
+        Consumer::builder(&log.pool, "g")
+            .state(book)
+            .concurrent(4)
+            .on(async |event: Counted, cx: &mut Detached<'_, &'static Book>| -> Result<(), BoxError> {
+                let _at_work = cx.state().begin(&event);
+                if event.n == 2 && cx.attempt() <= 2 {
+                    return Err("twice".into());
+                }
+                cx.state().end(&event);
+                Ok(())
+            })
+            .backoff(Backoff::fixed(Duration::from_secs(2)))
+            .build()
+            .unwrap()
+    };
+    let running = Running::start(consumer());
+    log.wait_until("select count(*) from event_box.parked where reason = 'failed'", 1).await;
+    running.stop().await.unwrap();
+    log.sql("update event_box.parked set due_at = now() - interval '1 second'").await;
+    late.commit().await.unwrap();
+    let running = Running::start(consumer());
+    book.wait_for(2).await;
+    log.wait_until("select (not exists (select from event_box.parked))::int::bigint", 1).await;
+    running.stop().await.unwrap();
+    assert_eq!(book.of_key(&keys[0]), [1, 2]);
+    log.close().await;
+}
+
+/// After a death a partition's events go one a transaction: a lone worker has its turn for them beside the rounds of others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_needs_care_has_its_turn_beside_rounds() {
+    let log = TestLog::new().await;
+    let keys: Vec<String> = sqlx::query_scalar(
+        "select min('k' || i) from generate_series(1, 2000) as i group by hashtextextended('k' || i, 0) & 63 limit 40",
+    )
+    .fetch_all(&log.pool)
+    .await
+    .unwrap();
+    let book = Book::leaked();
+    let consumer = || {
+        let builder = Consumer::builder(&log.pool, "g").state(book).concurrent(4).workers(1).batch_size(5);
+        let handler = async |event: Counted, cx: &mut Detached<'_, &'static Book>| -> Result<(), BoxError> {
+            cx.state().end(&event);
+            Ok(())
+        };
+        builder.on(handler).build().unwrap()
+    };
+    let drained = event_box::testing::drain(&consumer()).await.unwrap();
+    assert_eq!(drained.handled, 0);
+    emit(&log, &keys, 1..=30).await;
+    // As a process leaves it that dies.
+    let mut dies = log.pool.begin().await.unwrap();
+    let claim = "select from event_box.cursors where partition = (hashtextextended($1, 0) & 63)::smallint for update";
+    sqlx::query(claim).bind(&keys[0]).execute(&mut *dies).await.unwrap();
+    dies.rollback().await.unwrap();
+    let running = Running::start(consumer());
+    book.wait_for(40 * 30).await;
+    running.stop().await.unwrap();
+    let first = book.ended.lock().unwrap().iter().position(|(key, _)| *key == keys[0]);
+    assert!(first.is_some_and(|first| first < 600), "{first:?}");
+    log.close().await;
+}

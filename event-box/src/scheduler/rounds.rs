@@ -16,7 +16,13 @@ impl Scheduler {
         let (mut partitions, mut alone) = (Vec::new(), Vec::new());
         while partitions.len() < concurrency.slots.room() {
             match self.next_ready() {
-                Some(partition) if self.goes_alone(partition) => alone.push(partition),
+                Some(partition) if self.goes_alone(partition) => {
+                    alone.push(partition);
+                    if partitions.is_empty() {
+                        // Its turn: a single worker would else be taken by rounds for as long as others have work.
+                        break;
+                    }
+                }
                 Some(partition) => partitions.push(partition),
                 None => break,
             }
