@@ -1,6 +1,8 @@
 //! What a concurrent group's claims hold, and for how long.
 
-use event_box::{BoxError, Consumer, Detached};
+use std::time::Duration;
+
+use event_box::{Backoff, BoxError, Consumer, Detached};
 use event_box_tests::{Counted, Running, TestLog, keys_of_one_partition};
 use tokio::sync::Semaphore;
 
@@ -117,5 +119,67 @@ async fn shutdown_finishes_what_runs_and_begins_nothing() {
     assert_eq!(book.of_key(&keys[0]), (1..=50).collect::<Vec<_>>());
     assert_eq!((book.of_key(&keys[1]), book.of_key(&keys[2])), (vec![1], vec![1]));
     assert_eq!(log.number("select count(*) from event_box.parked").await, 0);
+    log.close().await;
+}
+
+/// What begins first is what stands first: else most of a long page would be parked where a round ends early.
+#[tokio::test(flavor = "multi_thread")]
+async fn handlers_begin_in_the_order_of_the_log() {
+    let log = TestLog::new().await;
+    let keys = keys_of_one_partition(&log.pool, 200).await;
+    emit(&log, &keys, 1..=1).await;
+    let book = Book::leaked();
+    let gate = gate();
+    let consumer =
+        Consumer::builder(&log.pool, "g").state((book, gate)).concurrent(4).on(waits_at_the_gate).build().unwrap();
+    let running = Running::start(consumer);
+    book.wait_until("four at work", |book| book.at_work.lock().unwrap().len() == 4).await;
+    running.shutdown.cancel();
+    gate.add_permits(1_000);
+    running.ended().await.unwrap();
+    let mut ended: Vec<_> = book.ended.lock().unwrap().iter().map(|(key, _)| key.clone()).collect();
+    let mut first = keys[..4].to_vec();
+    ended.sort();
+    first.sort();
+    assert_eq!(ended, first);
+    assert_eq!(log.number("select count(*) from event_box.parked").await, 0);
+    log.close().await;
+}
+
+/// An event that became visible late stands before a parked one of its key, which is due: neither waits for the other for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_event_and_a_retry_behind_it_both_go_out() {
+    let log = TestLog::new().await;
+    let keys = many_keys(1);
+    let mut late = log.pool.begin().await.unwrap();
+    log.outbox.emit(&mut *late, &Counted { key: keys[0].clone(), n: 1 }).await.unwrap();
+    emit(&log, &keys, 2..=2).await;
+    let book = Book::leaked();
+    let consumer = || {
+        Consumer::builder(&log.pool, "g")
+            .state(book)
+            .concurrent(4)
+            .on(async |event: Counted, cx: &mut Detached<'_, &'static Book>| -> Result<(), BoxError> {
+                let _at_work = cx.state().begin(&event);
+                if event.n == 2 && cx.attempt() <= 2 {
+                    return Err("twice".into());
+                }
+                cx.state().end(&event);
+                Ok(())
+            })
+            .backoff(Backoff::fixed(Duration::from_secs(2)))
+            .build()
+            .unwrap()
+    };
+    let running = Running::start(consumer());
+    log.wait_until("select count(*) from event_box.parked where reason = 'failed'", 1).await;
+    running.stop().await.unwrap();
+    log.sql("update event_box.parked set due_at = now() - interval '1 second'").await;
+    late.commit().await.unwrap();
+    let running = Running::start(consumer());
+    book.wait_for(2).await;
+    log.wait_until("select (not exists (select from event_box.parked))::int::bigint", 1).await;
+    running.stop().await.unwrap();
+    assert_eq!(book.of_key(&keys[0]), [1, 2]);
     log.close().await;
 }
