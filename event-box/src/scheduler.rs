@@ -48,8 +48,9 @@ pub(crate) struct Scheduler {
     connections: Vec<PoolConnection<Postgres>>,
     /// Events that cost a batch its connection, by partition.
     verdicts: HashMap<i16, Verdicts>,
-    /// Partitions whose batch the server refused as a whole: one event at a time, until the culprit is found.
-    narrowed: HashSet<i16>,
+    /// Partitions whose batch was refused as a whole, and how many of its events are still to be tried one at a time: until the culprit is
+    /// found, or there is none.
+    narrowed: HashMap<i16, usize>,
     limit: usize,
     /// The poll before the last look, where that found nothing at all.
     settled: Option<Arc<Poll>>,
@@ -108,7 +109,7 @@ impl Scheduler {
             tasks: JoinSet::new(),
             connections: Vec::new(),
             verdicts: HashMap::new(),
-            narrowed: HashSet::new(),
+            narrowed: HashMap::new(),
             settled: None,
             last_value: None,
             looking: false,
@@ -245,7 +246,7 @@ impl Scheduler {
                     None => self.next_ready()?,
                     Some(_) => self.next_alone()?,
                 };
-                let narrowed = self.narrowed.contains(&partition);
+                let narrowed = self.narrowed.contains_key(&partition);
                 (partition, if narrowed { 1 } else { self.limit }, None)
             }
             // One at a time.

@@ -35,8 +35,11 @@ impl Scheduler {
                 if let Some(verdicts) = self.verdicts.get_mut(&partition) {
                     verdicts.retain(|sequence, _| done.more && !done.judged.contains(sequence));
                 }
-                if !done.more || !done.judged.is_empty() {
-                    self.narrowed.remove(&partition);
+                if let Some(left) = self.narrowed.get_mut(&partition) {
+                    *left = left.saturating_sub(done.handled + done.failures.len());
+                    if *left == 0 || !done.more || !done.judged.is_empty() {
+                        self.narrowed.remove(&partition);
+                    }
                 }
                 if !done.careful {
                     self.careful.remove(&partition);
@@ -62,7 +65,9 @@ impl Scheduler {
                     error = chain(&error),
                     "a batch was refused, its events are tried one by one"
                 );
-                self.narrowed.insert(partition);
+                // A run may be too long as a whole. What the server refuses has a culprit.
+                let suspects = if let BatchError::RunTimedOut { events, .. } = error { events } else { usize::MAX };
+                self.narrowed.insert(partition, suspects);
                 more = true;
             }
             Err(BatchError::Read(ReadError::GroupRemoved)) => return Err(self.group_removed()),

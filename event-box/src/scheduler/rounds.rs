@@ -46,7 +46,7 @@ impl Scheduler {
     /// Whether the partition's events need care that a round does not give: they go in batches of one.
     pub(super) fn goes_alone(&self, partition: i16) -> bool {
         self.careful.contains(&partition)
-            || self.narrowed.contains(&partition)
+            || self.narrowed.contains_key(&partition)
             || self.verdicts.get(&partition).is_some_and(|verdicts| !verdicts.is_empty())
     }
 

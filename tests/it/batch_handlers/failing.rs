@@ -257,3 +257,31 @@ async fn a_run_is_narrowed_down_where_savepoints_run_out() {
     }
     log.close().await;
 }
+
+/// No event is to blame: those of the run go one by one, and what comes after them in runs again.
+#[tokio::test]
+async fn after_a_run_that_was_too_long_as_a_whole_there_are_runs_again() {
+    let logged = Logged::here();
+    let log = log().await;
+    let keys = keys_of_one_partition(&log.pool, 1).await;
+    emit(&log, &keys, 1..=30).await;
+    let consumer = Consumer::builder(&log.pool, "g")
+        .on_batch(async |events: Vec<Delivery<Counted>>, cx: &mut Context<'_>| -> Result<(), BoxError> {
+            write(&events, cx).await?;
+            if events.len() > 5 {
+                sqlx::query("select pg_sleep(600)").execute(&mut *cx).await?;
+            }
+            Ok(())
+        })
+        .batch_size(10)
+        .handler_timeout(Duration::from_millis(1_500))
+        .build()
+        .unwrap();
+    let running = Running::start(consumer);
+    wait_until_seen(&log.pool, "g", 30).await;
+    running.stop().await.unwrap();
+    assert_eq!(seen_by(&log.pool, "g").await, [(keys[0].clone(), (1..=30).collect())]);
+    assert_eq!(logged.times("a batch was refused, its events are tried one by one"), 3);
+    assert_eq!(log.number("select count(*) from event_box.parked").await, 0);
+    log.close().await;
+}
