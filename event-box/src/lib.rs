@@ -141,8 +141,8 @@
 //!
 //! # Running it
 //!
-//! [`Consumer::run`] takes a token, [`Consumer::run_until_signal`] waits for SIGINT or SIGTERM. Groups of one process share an [`EventBox`]
-//! handle. [`prune`] and the consumers' [`retention`](ConsumerBuilder::retention) remove what everybody has read.
+//! [`Consumer::run`] takes a token, [`Consumer::run_until_signal`] waits for SIGINT or SIGTERM, and [`stop_signal`] does for
+//! processes that do more than consume. Groups of one process share an [`EventBox`] handle. [`prune`] and the consumers' [`retention`](ConsumerBuilder::retention) remove what everybody has read.
 //!
 //! # Operating it
 //!

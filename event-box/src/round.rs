@@ -9,7 +9,7 @@ use tokio::{sync::mpsc::UnboundedSender, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    batch::{Assignment, Batch, BatchError, Done, Ran, Watch},
+    batch::{Assignment, BatchError, Done, Ran},
     chain::{Chain, End, Link, run_all},
     claim::{Partition, open},
     cursor::{Advance, Cursor, Opening},
@@ -257,18 +257,6 @@ impl Shared {
 
     fn nothing_special(&self, rows: usize) -> Assignment {
         Assignment { rows, events: rows, verdicts: Verdicts::new(), suspect: None }
-    }
-
-    fn as_batch<'a>(&'a self, partition: Partition<'a>, assignment: &'a Assignment, ran: &'a Ran) -> Batch<'a> {
-        Batch {
-            partition,
-            watch: Some(Watch { process: &self.process, pool: self.log.pool() }),
-            dispatch: &*self.dispatch,
-            policy: &self.policy,
-            shutdown: &self.shutdown,
-            assignment,
-            ran,
-        }
     }
 }
 

@@ -145,7 +145,19 @@ impl Shared {
         let (opening, session): (_, Session) =
             within(self.policy.statement_timeout(), open(&mut tx, partition)).await?;
         *backend = Some(session.backend);
-        let batch = Batch {
+        let batch = self.as_batch(partition, assignment, ran);
+        let done = batch.run(&mut tx, opening, &session).await?;
+        within(self.policy.statement_timeout(), tx.commit()).await?;
+        Ok(done)
+    }
+
+    pub(crate) fn as_batch<'a>(
+        &'a self,
+        partition: Partition<'a>,
+        assignment: &'a Assignment,
+        ran: &'a Ran,
+    ) -> Batch<'a> {
+        Batch {
             partition,
             watch: Some(Watch { process: &self.process, pool: self.log.pool() }),
             dispatch: &*self.dispatch,
@@ -153,10 +165,7 @@ impl Shared {
             shutdown: &self.shutdown,
             assignment,
             ran,
-        };
-        let done = batch.run(&mut tx, opening, &session).await?;
-        within(self.policy.statement_timeout(), tx.commit()).await?;
-        Ok(done)
+        }
     }
 
     /// A worker whose host or network died frees its partition within a minute: the server ends a transaction that stands idle for longer
