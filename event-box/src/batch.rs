@@ -14,6 +14,7 @@ use crate::{
     deadline::within,
     failure::is_in_failed_transaction,
     mode::Mode,
+    mutation,
     parked::Parking,
     policy::Policy,
     process::Process,
@@ -224,12 +225,22 @@ impl Batch<'_> {
             progress.paused = true;
             return Ok(Advance::Nothing);
         }
-        let (handled, next) = self.deliver(connection, page.rows, limit, progress).await?;
+        let last_read = page.rows.last().map(|row| row.sequence);
+        #[cfg(feature = "_mutations")]
+        let advanced = self.advances_first(connection, cursor, &page, opening).await?;
+        let (mut handled, mut next) = self.deliver(connection, page.rows, limit, progress).await?;
+        if mutation::is("early-end-at-the-last-read") {
+            (handled, next) = (last_read, None);
+        }
         self.ask_again(connection, progress).await?;
         self.within(progress.savepoint.close(connection)).await?;
         self.park(connection, progress).await?;
         progress.done.more |= next.is_some();
         progress.exhausted = next.is_none() && !progress.closed;
+        #[cfg(feature = "_mutations")]
+        if advanced {
+            return Ok(Advance::Nothing);
+        }
         Ok(cursor.advance(&page.seen, page.own_xid, opening, handled, next))
     }
 

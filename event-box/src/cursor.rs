@@ -1,4 +1,4 @@
-use crate::snapshot::Snapshot;
+use crate::{mutation, snapshot::Snapshot};
 
 /// Where a group stands in one partition. It has been given exactly the events with
 /// `sequence <= position and (xid visible in snapshot or (sequence <= reached and xid visible in target))`.
@@ -54,7 +54,8 @@ impl Cursor {
                 None => Advance::Nothing,
             };
         }
-        let floor_of = |xid: &u64| self.snapshot.xip.binary_search(xid).map_or(self.floor, |i| self.floors[i]);
+        let old_floor = |xid: &u64| self.snapshot.xip.binary_search(xid).ok().and_then(|i| self.floors.get(i));
+        let floor_of = |xid: &u64| old_floor(xid).copied().unwrap_or(self.floor);
         let mut cursor = Self {
             position: self.position.max(handled.unwrap_or(0)),
             snapshot: seen.clone(),
@@ -66,7 +67,13 @@ impl Cursor {
         if seen.xmax >= self.mark_xid {
             cursor.floor = self.floor.max(self.mark);
         }
-        if !opening.bound {
+        if mutation::is("floor-is-position") {
+            cursor.floor = cursor.position;
+        }
+        if mutation::is("empty-floors") {
+            cursor.floors.clear();
+        }
+        if !opening.bound || mutation::is("mark-while-bound") {
             cursor.mark = opening.last_value;
             cursor.mark_xid = own_xid;
         }

@@ -4,6 +4,7 @@ use crate::{
     consumer_group::{ConsumerGroup, GroupError},
     group::floor_from_now,
     intervention::Intervention,
+    mutation,
 };
 
 impl ConsumerGroup {
@@ -63,7 +64,9 @@ impl ConsumerGroup {
         let schema = self.log.schema();
         let floor = floor_from_now(connection, schema).await.map_err(|error| self.database(error))?;
         let mut tx = self.begin_maintenance(connection).await.map_err(|error| self.database(error))?;
-        self.lock_cursors(&mut tx).await?;
+        if !mutation::is("forward-in-one-statement") {
+            self.lock_cursors(&mut tx).await?;
+        }
         let moved = async {
             // A statement later than the lock: in the lock's own, a cursor that a worker has just advanced would be set back.
             sqlx::query!(

@@ -249,6 +249,7 @@ mod middleware;
 mod migrate;
 mod mode;
 mod mover;
+mod mutation;
 mod notify;
 mod outage;
 mod outbox;
@@ -358,4 +359,6 @@ pub mod __private {
     pub use serde_json;
 
     pub use crate::derived::*;
+    #[cfg(feature = "_mutations")]
+    pub use crate::mutation::ALL as MUTATIONS;
 }

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use sqlx::{Connection, PgConnection};
 
-use crate::schema::Schema;
+use crate::{mutation, schema::Schema};
 
 /// What one look at a group's partitions found.
 #[derive(Debug, Default)]
@@ -68,7 +68,7 @@ async fn ask(
         let due = row.due_in_seconds.is_some_and(|seconds| seconds <= 0.0);
         if row.work == Some(true) || row.tidy == Some(true) || due {
             look.partitions.push(partition);
-        } else if let Some(seconds) = row.due_in_seconds {
+        } else if let Some(seconds) = row.due_in_seconds.filter(|_| !mutation::is("idle-without-retries")) {
             let wait = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
             look.retry_in = Some(look.retry_in.map_or(wait, |earlier| earlier.min(wait)));
         }

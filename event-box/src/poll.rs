@@ -1,6 +1,6 @@
 use sqlx::PgConnection;
 
-use crate::{claim::parse, schema::Schema, snapshot::Snapshot};
+use crate::{claim::parse, mutation, schema::Schema, snapshot::Snapshot};
 
 /// What one poll saw: how far the log's sequence went, then which transactions were open.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,7 +48,8 @@ impl Poll {
     pub(crate) fn is_outdated_by(&self, later: &Poll) -> bool {
         later.epoch != self.epoch
             || later.last_value != self.last_value
-            || later.snapshot.saw_end_since(&self.snapshot, self.next_xid)
+            || (later.snapshot.saw_end_since(&self.snapshot, self.next_xid)
+                && !mutation::is("idle-by-last-value-alone"))
     }
 
     /// Keeps the older bound where the sequence has not moved: whoever wrote up to it had an xid below that already. Otherwise every

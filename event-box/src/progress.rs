@@ -9,6 +9,7 @@ use crate::{
     attempt::Fate,
     batch::{Done, Unavailable},
     care::Care,
+    mutation,
     parked::{Parking, Tries},
     record::Record,
     run::Runs,
@@ -110,6 +111,7 @@ impl Progress {
     /// Whether an event of its key that was parked in this batch stands before it.
     pub(crate) fn is_blocked(&self, record: &Record) -> bool {
         record.partition_key.as_ref().is_some_and(|key| self.blocked.contains(key))
+            && !mutation::is("follower-in-the-same-batch")
     }
 
     /// Whether a conflict of the event may come of locks that are held for others before it: those are gone where it begins a batch of

@@ -75,6 +75,8 @@ impl Schema {
 
     /// The same SQL for this schema: every name in ours is written `event_box.name`, or `'event_box.name'` where it is a literal.
     pub(crate) fn rewrite(&self, sql: SqlStr) -> SqlStr {
+        #[cfg(feature = "_mutations")]
+        let sql = crate::mutation::rewrite(sql.as_str()).map_or(sql, |sql| AssertSqlSafe(sql).into_sql_str());
         let Some(named) = &self.0 else { return sql };
         let mut parts = sql.as_str().split(QUALIFIER);
         let mut rewritten = parts.next().unwrap_or_default().to_owned();

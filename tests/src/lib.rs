@@ -2,6 +2,7 @@
 
 mod events;
 mod logged;
+pub mod model;
 mod proxy;
 mod running;
 mod seen;

@@ -8,6 +8,7 @@ mod bench;
 mod cargo;
 mod ci;
 mod deny;
+mod model;
 mod prepare;
 mod queries;
 mod setup;
@@ -47,6 +48,19 @@ enum Command {
     },
     /// Everything that a change must pass. Runs all of it and reports what failed.
     Ci,
+    /// Run the model check for so long, with faults on top: histories of half a minute, one after the other.
+    Soak {
+        #[arg(long)]
+        minutes: u64,
+        /// Of the first history; each has the next number. Drawn where it is not given.
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// Show that the model check can fail: it must find every defect that the engine can be given, and nothing without one.
+    Mutations {
+        /// These alone.
+        names: Vec<String>,
+    },
     /// Run the benchmark.
     Bench {
         /// For the benchmark: `cargo xtask bench -- --help`.
@@ -64,6 +78,8 @@ fn main() -> ExitCode {
         Command::Surface { check: false } => surface::write(),
         Command::Surface { check: true } => surface::check(),
         Command::Ci => ci::run(),
+        Command::Soak { minutes, seed } => model::soak(minutes, seed),
+        Command::Mutations { names } => model::mutations(&names),
         Command::Bench { args } => bench::run(&args),
     };
     match outcome {

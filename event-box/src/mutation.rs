@@ -1,0 +1,146 @@
+//! Deliberate defects of the engine, one at a time, that the model check must find (`cargo xtask mutations`). Each puts a rule of the
+//! delivery (docs/architecture.md) back to its obvious form. Without the hidden feature there are none.
+
+/// Whether the engine has this defect.
+#[cfg(not(feature = "_mutations"))]
+pub(crate) const fn is(_name: &str) -> bool {
+    false
+}
+
+#[cfg(feature = "_mutations")]
+pub(crate) use self::active::{is, rewrite};
+
+#[cfg(feature = "_mutations")]
+mod active {
+    use std::sync::LazyLock;
+
+    use sqlx::PgConnection;
+
+    use crate::{
+        batch::{Batch, BatchError},
+        cursor::{Cursor, Opening},
+        read::Page,
+    };
+
+    /// By its name in the environment.
+    static ACTIVE: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("EVENT_BOX_MUTATION").ok());
+
+    pub(crate) fn is(name: &str) -> bool {
+        debug_assert!(super::ALL.iter().any(|(known, _)| *known == name), "{name} is not listed");
+        ACTIVE.as_deref() == Some(name)
+    }
+
+    /// The statement with the defect, where it is one of SQL.
+    pub(crate) fn rewrite(sql: &str) -> Option<String> {
+        let mut changed = sql.to_owned();
+        for (_, from, to) in super::SQL.iter().filter(|(name, ..)| is(name)) {
+            changed = changed.replace(from, to);
+        }
+        (changed != sql).then_some(changed)
+    }
+
+    impl Batch<'_> {
+        /// Commits the advance over all that was read; answers whether it did.
+        pub(crate) async fn advances_first(
+            &self,
+            connection: &mut PgConnection,
+            cursor: &Cursor,
+            page: &Page,
+            opening: Opening,
+        ) -> Result<bool, BatchError> {
+            let of_savepoints = self.dispatch.has_batch_handlers() || self.policy.mode == crate::Mode::AllOrNothing;
+            if of_savepoints || self.watch.is_none() || !is("advance-before-handling") {
+                return Ok(false);
+            }
+            let last = page.rows.last().map(|row| row.sequence);
+            let advance = cursor.advance(&page.seen, page.own_xid, opening, last, None);
+            self.partition.advance(connection, &advance, 0).await?;
+            sqlx::raw_sql("commit; begin isolation level read committed").execute(connection).await?;
+            Ok(true)
+        }
+    }
+}
+
+/// Every defect's name, and what it is.
+#[cfg(feature = "_mutations")]
+pub const ALL: [(&str, &str); 19] = [
+    ("no-late-arm", "what commits behind the position is not looked for"),
+    ("late-by-xip-alone", "late is only what the snapshot lists as open"),
+    ("floor-is-position", "unknown transactions are taken to write above the position"),
+    ("mark-while-bound", "a transaction that had an id already sets the mark"),
+    ("empty-floors", "transactions that were open keep no floors"),
+    ("early-end-at-the-last-read", "a batch that ends early counts as read to its end"),
+    ("byte-budget-hides-the-next", "a read that its byte budget cut does not name the next row"),
+    ("own-rows-delivered", "events are delivered in the transaction that wrote them"),
+    ("read-as-of-the-claim", "events are read as of the claim's own statement"),
+    ("advance-before-handling", "the cursor's advance is committed before the handlers run"),
+    ("replay-with-a-new-snapshot", "a replay takes a new snapshot"),
+    ("prune-by-age-alone", "retention does not ask what groups were given"),
+    ("prune-without-the-lock", "retention, replay and new groups do not exclude each other"),
+    ("follower-before-the-parked", "an event does not wait for what is parked of its key"),
+    ("follower-in-the-same-batch", "an event does not wait for one of its key that failed in the same batch"),
+    ("idle-without-retries", "the idle rule does not know of due retries"),
+    ("forward-in-one-statement", "a group is set forward in the statement that waits for its workers"),
+    ("maintenance-repeatable-read", "maintenance reads as of before it waited"),
+    ("idle-by-last-value-alone", "the idle rule compares the sequence's last value alone"),
+];
+
+/// Those of SQL: what stands there, and what stands there instead.
+#[cfg(feature = "_mutations")]
+const SQL: [(&str, &str, &str); 12] = [
+    (
+        "no-late-arm",
+        "(sequence > $5::bigint or not pg_visible_in_snapshot(xid, $6::text::pg_snapshot))",
+        "sequence > $5::bigint",
+    ),
+    (
+        "late-by-xip-alone",
+        "or not pg_visible_in_snapshot(xid, $6::text::pg_snapshot)",
+        "or xid = any(array(select pg_snapshot_xip($6::text::pg_snapshot)))",
+    ),
+    (
+        "byte-budget-hides-the-next",
+        ") as measured",
+        ") as measured where not subscribed or coalesce(bytes_before, 0) < $4::bigint",
+    ),
+    ("own-rows-delivered", "or (xid >= pg_snapshot_xmax(s) and xid <> x))", "or xid = x)"),
+    ("own-rows-delivered", "e.xid >= pg_snapshot_xmax(s) as foreign_row", "false as foreign_row"),
+    // Between the claim's snapshot and its lock lies some time, as where the read is long.
+    (
+        "read-as-of-the-claim",
+        "set_config('jit', 'off', true) as jit",
+        "set_config('event_box.claimed', pg_current_snapshot()::text, true) as jit",
+    ),
+    (
+        "read-as-of-the-claim",
+        "where group_name = $1 and partition = $2\n               for update skip locked",
+        "where group_name = $1 and partition = $2 and (select pg_sleep(0.02)) is not null for update skip locked",
+    ),
+    (
+        "read-as-of-the-claim",
+        "coalesce($9::text::pg_snapshot, case",
+        "coalesce($9::text::pg_snapshot, current_setting('event_box.claimed', true)::pg_snapshot, case",
+    ),
+    (
+        "replay-with-a-new-snapshot",
+        "set position = least(c.position, point.position)",
+        "set position = least(c.position, point.position), snapshot = pg_current_snapshot(), \
+         floors = array_fill(0::bigint, array[(select count(*) from pg_snapshot_xip(pg_current_snapshot()))::int])",
+    ),
+    (
+        "prune-by-age-alone",
+        "where c.position is null\n             or not (",
+        "where c.position is null\n             and not (",
+    ),
+    (
+        "prune-without-the-lock",
+        "select pg_advisory_xact_lock(hashtextextended('event_box.maintenance', 0))",
+        "select null",
+    ),
+    // As where there is more to read.
+    (
+        "prune-without-the-lock",
+        "select sequence from chunk\n    where old",
+        "select sequence from chunk, (select pg_sleep(0.02)) as slowly\n    where old",
+    ),
+];

@@ -1,0 +1,81 @@
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use fastrand::Rng;
+
+use super::{
+    groups::Kind,
+    oracle,
+    phase::{Phase, Phases, sleep, wait_for},
+    world::World,
+};
+
+/// Whatever may go, goes.
+pub(super) async fn prune(world: &'static World, mut phases: Phases) -> Result<()> {
+    while wait_for(&mut phases, &[Phase::Busy]).await < Phase::Settling {
+        tolerated(world, event_box::prune(&world.pool, Duration::ZERO).await.context("prune"))?;
+        sleep(&mut phases, Duration::from_millis(20), &[Phase::Settling]).await;
+    }
+    Ok(())
+}
+
+/// One group goes back again and again, into the middle of passes too, and must be given again all that is left of the log from there.
+pub(super) async fn replay(world: &'static World, mut rng: Rng, mut phases: Phases) -> Result<()> {
+    let group = world.log.group(Kind::Replayed.group());
+    while wait_for(&mut phases, &[Phase::Busy, Phase::Calm]).await < Phase::Settling {
+        sleep(&mut phases, Duration::from_millis(rng.u64(50..500)), &[Phase::Settling]).await;
+        let watermark = world.number("select coalesce(max(at), 0) from seen").await?;
+        let last = world.number("select coalesce(max(sequence), 0) from emitted").await?;
+        let most = [3, 30, 400][rng.usize(0..3)];
+        let from = (last - rng.i64(0..most)).max(1);
+        // It does not exist yet, at first.
+        if group.replay_from(from).await.is_ok() {
+            oracle::promise(world, Kind::Replayed, watermark, from).await?;
+        }
+    }
+    Ok(())
+}
+
+/// One group is set forward to now again and again, and need not be given what was there before.
+pub(super) async fn forward(world: &'static World, mut rng: Rng, mut phases: Phases) -> Result<()> {
+    let group = world.log.group(Kind::Forwarded.group());
+    while wait_for(&mut phases, &[Phase::Busy]).await < Phase::Settling {
+        sleep(&mut phases, Duration::from_millis(rng.u64(20..600)), &[Phase::Settling]).await;
+        let forwarded =
+            if rng.bool() { group.forward_to_now().await } else { group.forward_and_clear_parked().await.map(drop) };
+        if forwarded.is_ok() {
+            oracle::owes_from_now_on(world, Kind::Forwarded).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Backends are ended at random, and the whole server at times, where faults are asked for.
+pub(super) async fn terminate(world: &'static World, mut rng: Rng, mut phases: Phases) -> Result<()> {
+    if !world.options.faults {
+        return Ok(());
+    }
+    while wait_for(&mut phases, &[Phase::Busy]).await < Phase::Settling {
+        sleep(&mut phases, Duration::from_millis(rng.u64(300..2_000)), &[Phase::Settling]).await;
+        world.fault();
+        if rng.u8(..) < 12 {
+            world.server.kill()?;
+            world.server.restart()?;
+            continue;
+        }
+        let any = "select count(pg_terminate_backend(pid)) from (
+                       select pid from pg_stat_activity
+                       where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid()
+                       order by random() limit 1
+                   ) as victim";
+        let _ = world.number(any).await;
+    }
+    Ok(())
+}
+
+fn tolerated<T>(world: &World, result: Result<T>) -> Result<()> {
+    match result {
+        Err(error) if !world.options.faults => Err(error),
+        _ => Ok(()),
+    }
+}
