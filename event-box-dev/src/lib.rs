@@ -19,8 +19,8 @@
 //!   child process that tests may [kill](Server::kill) and [restart](Server::restart).
 //! - [`ServerOptions`]: its settings, `fsync=off` for tests.
 //! - [`Database`]: a database with a name of its own on a server, dropped at the end.
-//! - [`Search`] and [`Binaries`]: where a PostgreSQL is looked for, and what was found. `EVENT_BOX_POSTGRES_BIN` names a
-//!   directory to use instead of looking.
+//! - [`Search`] and [`Binaries`]: where a PostgreSQL is looked for, of which versions and with which programs, and what was found.
+//!   `EVENT_BOX_POSTGRES_BIN` names a directory to use instead of looking.
 //! - [`migrate_for_build`]: event-box's tables, for checking its queries before it compiles.
 
 mod account;
@@ -33,6 +33,7 @@ mod database;
 mod download;
 mod error;
 mod migrations;
+mod npm;
 mod options;
 #[cfg(unix)]
 mod port;
@@ -41,6 +42,7 @@ mod postmaster;
 mod search;
 mod server;
 mod source;
+mod wanted;
 #[cfg(unix)]
 mod watchdog;
 mod wheel;
