@@ -21,6 +21,7 @@
 //! - [`Database`]: a database with a name of its own on a server, dropped at the end.
 //! - [`Search`] and [`Binaries`]: where a PostgreSQL is looked for, of which versions and with which programs, and what was found.
 //!   `EVENT_BOX_POSTGRES_BIN` names a directory to use instead of looking.
+//! - [`Upgrade`]: two versions, and how a server is brought from one to the other.
 //! - [`migrate_for_build`]: event-box's tables, for checking its queries before it compiles.
 
 mod account;
@@ -42,6 +43,7 @@ mod postmaster;
 mod search;
 mod server;
 mod source;
+mod upgrade;
 mod wanted;
 #[cfg(unix)]
 mod watchdog;
@@ -57,3 +59,4 @@ pub use options::ServerOptions;
 pub use search::Search;
 pub use server::Server;
 pub use source::Source;
+pub use upgrade::Upgrade;

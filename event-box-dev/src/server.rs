@@ -145,8 +145,8 @@ impl Server {
         }
     }
 
-    /// Stops the server fast, brings its data to the version of `binaries` by `pg_upgrade`, and starts that on the same port. `binaries`
-    /// need every client program, those that the server runs with `pg_controldata` and `pg_resetwal`.
+    /// Stops the server fast, brings its data to the version of `binaries` by `pg_upgrade`, and starts that on the same port.
+    /// [`Upgrade`](crate::Upgrade) finds two versions that have all which that takes.
     ///
     /// # Errors
     /// [`Error::Given`] for a server that is not ours, [`Error::Start`] with what `pg_upgrade` printed. The server is of no more use then.
