@@ -6,16 +6,18 @@ use std::process::Command;
 use sha2::{Digest, Sha256};
 
 use crate::download::{download, run_any};
+use crate::wanted::Wanted;
 
 const RELEASES: &str = "https://github.com/theseus-rs/postgresql-binaries/releases/download";
-const VERSION: &str = "18.1.0";
+const VERSIONS: [(u32, &str); 4] = [(15, "15.15.0"), (16, "16.11.0"), (17, "17.7.0"), (18, "18.1.0")];
 
-/// Downloads, checks and unpacks the archive into `dir`.
-pub(crate) fn fetch(dir: &Path) -> Result<PathBuf, String> {
-    let name = format!("postgresql-{VERSION}-{}", target()?);
+/// Downloads, checks and unpacks an archive into `dir`.
+pub(crate) fn fetch(dir: &Path, wanted: &Wanted) -> Result<PathBuf, String> {
+    let version = wanted.newest(&VERSIONS)?;
+    let name = format!("postgresql-{version}-{}", target()?);
     eprintln!("event-box-dev: fetching {name} from GitHub");
     let (archive, checksum) = (dir.join("archive.tar.gz"), dir.join("archive.sha256"));
-    let url = format!("{RELEASES}/{VERSION}/{name}.tar.gz");
+    let url = format!("{RELEASES}/{version}/{name}.tar.gz");
     download(&format!("{url}.sha256"), &checksum)?;
     download(&url, &archive)?;
     verify(&archive, &checksum)?;

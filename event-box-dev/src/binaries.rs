@@ -4,9 +4,6 @@ use std::process::Command;
 
 use crate::{Error, Search, account};
 
-/// The oldest major version that event-box supports.
-const MINIMUM: u32 = 15;
-
 /// A directory with a `postgres` and an `initdb` that run here.
 #[derive(Debug, Clone)]
 pub struct Binaries {
@@ -32,11 +29,7 @@ impl Binaries {
         }
         version(&executable(dir, "initdb"))?;
         let version = version(&executable(dir, "postgres"))?;
-        let binaries = Self { dir: dir.to_owned(), version };
-        if binaries.major() < MINIMUM {
-            return Err(format!("PostgreSQL {} in {} is older than {MINIMUM}", binaries.version, dir.display()));
-        }
-        Ok(binaries)
+        Ok(Self { dir: dir.to_owned(), version })
     }
 
     /// The directory they lie in.
@@ -57,6 +50,19 @@ impl Binaries {
     /// The path of `psql`, `pgbench`, `pg_dump` and their like, where they are there too.
     pub fn program(&self, name: &str) -> Option<PathBuf> {
         Some(executable(&self.dir, name)).filter(|path| path.is_file())
+    }
+
+    /// The path of a client program that serves a server of this version: its own where there is one, otherwise that of a PostgreSQL
+    /// [on this machine](Search::on_this_machine) that is no older. `pg_dump` refuses a server that is newer than itself.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] with all that was tried.
+    pub fn client(&self, name: &'static str) -> Result<PathBuf, Error> {
+        if let Some(program) = self.program(name) {
+            return Ok(program);
+        }
+        let newer = Search::on_this_machine().majors(self.major()..).having([name]).find()?;
+        Ok(executable(newer.dir(), name))
     }
 }
 

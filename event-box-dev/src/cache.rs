@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use crate::source::versions;
+use crate::wanted::Wanted;
 use crate::{Binaries, account};
+
+pub(crate) type Fetch = fn(&Path, &Wanted) -> Result<PathBuf, String>;
 
 /// Fetched copies, each in `postgresql-<version>`.
 #[derive(Debug, Clone)]
@@ -25,24 +28,24 @@ impl Cache {
         versions(&self.root, "postgresql-", "bin").into_iter().flat_map(fs::canonicalize).collect()
     }
 
-    /// Has `fetch` unpack a PostgreSQL into an empty directory and name where in it that lies, then keeps it. One process
+    /// Has `fetch` unpack a PostgreSQL as wanted into an empty directory and name where in it that lies, then keeps it. One process
     /// fetches at a time; the others wait and use its copy.
-    pub(crate) fn fetch(&self, fetch: fn(&Path) -> Result<PathBuf, String>) -> Result<Binaries, String> {
+    pub(crate) fn fetch(&self, fetch: Fetch, wanted: &Wanted) -> Result<Binaries, String> {
         let _lock = self.lock().map_err(|error| format!("cannot write to {}: {error}", self.root.display()))?;
-        if let Some(binaries) = self.directories().iter().find_map(|dir| Binaries::at(dir).ok()) {
+        if let Some(binaries) = self.directories().iter().find_map(|dir| wanted.check(Binaries::at(dir).ok()?).ok()) {
             return Ok(binaries);
         }
         let staging = TempDir::new_in(&self.root).map_err(|error| error.to_string())?;
-        let unpacked = fetch(staging.path())?;
+        let unpacked = fetch(staging.path(), wanted)?;
         open_to_all(staging.path()).map_err(|error| error.to_string())?;
-        self.keep(&unpacked)
+        self.keep(&unpacked, wanted)
     }
 
     /// Renamed into place as a whole: nobody ever sees half a copy.
-    fn keep(&self, unpacked: &Path) -> Result<Binaries, String> {
-        let version = Binaries::at(&unpacked.join("bin"))?.version().to_owned();
+    fn keep(&self, unpacked: &Path, wanted: &Wanted) -> Result<Binaries, String> {
+        let version = wanted.check(Binaries::at(&unpacked.join("bin"))?)?.version().to_owned();
         let place = self.root.join(format!("postgresql-{version}"));
-        // What is there does not run, or it would have been used.
+        // What is there does not run or lacks what is wanted, or it would have been used.
         let _ = fs::remove_dir_all(&place);
         fs::rename(unpacked, &place).map_err(|error| format!("cannot create {}: {error}", place.display()))?;
         Binaries::at(&fs::canonicalize(place.join("bin")).map_err(|error| error.to_string())?)

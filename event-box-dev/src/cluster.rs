@@ -1,5 +1,6 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -45,7 +46,7 @@ impl Cluster {
             running: Mutex::default(),
             _watchdog: watchdog,
         };
-        cluster.init()?;
+        cluster.init(&cluster.data_dir, &[])?;
         for _ in 1..PORTS_TRIED {
             match cluster.launch() {
                 Err(Error::Start { log, .. }) if port_is_taken(&log) => cluster.port = port::free(),
@@ -84,18 +85,43 @@ impl Cluster {
         }
     }
 
+    /// Through `pg_upgrade`, which wants the data of the new version made before, and just as the old one's was.
+    pub(crate) fn upgrade(&mut self, binaries: &Binaries) -> Result<(), Error> {
+        self.stop()?;
+        let old = mem::replace(&mut self.binaries, binaries.clone());
+        let [data, next, previous] = ["data", "next", "previous"].map(|name| self.dir.join(name));
+        self.init(&next, if binaries.major() >= 18 { &["--no-data-checksums"] } else { &[] })?;
+        let log = self.log().map_err(Error::io("open the log file"))?;
+        let pg_upgrade = || {
+            let program = binaries.program("pg_upgrade").ok_or(io::ErrorKind::NotFound)?;
+            let mut pg_upgrade = command(&program, &self.dir, &log)?;
+            pg_upgrade.arg("-b").arg(old.dir()).arg("-B").arg(binaries.dir()).arg("-d").arg(&data).arg("-D").arg(&next);
+            pg_upgrade.args(["-U", "postgres", "--no-sync"]);
+            pg_upgrade.args(["-p", &port::free().to_string(), "-P", &port::free().to_string()]);
+            pg_upgrade.status()
+        };
+        let status = pg_upgrade().map_err(|error| self.failure(format!("pg_upgrade does not run: {error}"), 0))?;
+        if !status.success() {
+            return Err(self.failure(format!("pg_upgrade ended with {status}"), 0));
+        }
+        let moved = fs::rename(&data, previous).and_then(|()| fs::rename(next, data));
+        moved.map_err(Error::io("put the new data in the place of the old"))?;
+        self.launch()
+    }
+
     pub(crate) fn log_tail(&self) -> String {
         self.log_since(0)
     }
 
-    fn init(&self) -> Result<(), Error> {
+    fn init(&self, data_dir: &Path, more: &[&str]) -> Result<(), Error> {
         let log = self.log().map_err(Error::io("create the log file"))?;
         let initdb = || {
             let program = self.binaries.program("initdb").ok_or(io::ErrorKind::NotFound)?;
             let mut initdb = command(&program, &self.dir, &log)?;
             initdb
                 .args(["-A", "trust", "-U", "postgres", "--no-sync", "-E", "UTF8", "--locale=C", "-D"])
-                .arg(&self.data_dir);
+                .arg(data_dir)
+                .args(more);
             initdb.status()
         };
         let status = initdb().map_err(|error| self.failure(format!("initdb does not run: {error}"), 0))?;

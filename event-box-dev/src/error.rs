@@ -8,11 +8,17 @@ use std::path::PathBuf;
 pub enum Error {
     /// No source had usable binaries. Display lists all that were tried.
     #[error(
-        "no usable PostgreSQL found: install one (`apt-get install postgresql`, `brew install postgresql`), or set \
-         EVENT_BOX_DATABASE_URL to the URL of a server, or EVENT_BOX_POSTGRES_BIN to a directory with initdb and postgres; \
-         tried:{}", list(.0)
+        "no usable PostgreSQL{wanted} found: install one (`apt-get install postgresql`, `brew install postgresql`; any version from \
+         https://www.postgresql.org/download), or set EVENT_BOX_DATABASE_URL to the URL of a server, or EVENT_BOX_POSTGRES_BIN \
+         to a directory with initdb and postgres; tried:{}",
+        list(tried)
     )]
-    NotFound(Vec<Attempt>),
+    NotFound {
+        /// What it was to be and to have, as in ` 17 or newer with pg_dump`; empty where any would do.
+        wanted: String,
+        /// Every source's failure.
+        tried: Vec<Attempt>,
+    },
     /// Binaries were found, but no server came of them.
     #[error("PostgreSQL of {} does not start: {reason}\n{log}", binaries.display())]
     Start {

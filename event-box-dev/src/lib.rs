@@ -19,8 +19,9 @@
 //!   child process that tests may [kill](Server::kill) and [restart](Server::restart).
 //! - [`ServerOptions`]: its settings, `fsync=off` for tests.
 //! - [`Database`]: a database with a name of its own on a server, dropped at the end.
-//! - [`Search`] and [`Binaries`]: where a PostgreSQL is looked for, and what was found. `EVENT_BOX_POSTGRES_BIN` names a
-//!   directory to use instead of looking.
+//! - [`Search`] and [`Binaries`]: where a PostgreSQL is looked for, of which versions and with which programs, and what was found.
+//!   `EVENT_BOX_POSTGRES_BIN` names a directory to use instead of looking.
+//! - [`Upgrade`]: two versions, and how a server is brought from one to the other.
 //! - [`migrate_for_build`]: event-box's tables, for checking its queries before it compiles.
 
 mod account;
@@ -33,6 +34,7 @@ mod database;
 mod download;
 mod error;
 mod migrations;
+mod npm;
 mod options;
 #[cfg(unix)]
 mod port;
@@ -41,6 +43,8 @@ mod postmaster;
 mod search;
 mod server;
 mod source;
+mod upgrade;
+mod wanted;
 #[cfg(unix)]
 mod watchdog;
 mod wheel;
@@ -55,3 +59,4 @@ pub use options::ServerOptions;
 pub use search::Search;
 pub use server::Server;
 pub use source::Source;
+pub use upgrade::Upgrade;

@@ -7,7 +7,7 @@ use sqlx::postgres::PgConnectOptions;
 #[cfg(unix)]
 use crate::cluster::Cluster;
 use crate::database::with_database;
-use crate::{Database, Error, ServerOptions};
+use crate::{Binaries, Database, Error, ServerOptions};
 
 /// A PostgreSQL server: given by its URL, or started by us.
 ///
@@ -142,6 +142,19 @@ impl Server {
             Kind::Given => Err(Error::Given("restart")),
             #[cfg(unix)]
             Kind::Started(cluster) => cluster.restart(),
+        }
+    }
+
+    /// Stops the server fast, brings its data to the version of `binaries` by `pg_upgrade`, and starts that on the same port.
+    /// [`Upgrade`](crate::Upgrade) finds two versions that have all which that takes.
+    ///
+    /// # Errors
+    /// [`Error::Given`] for a server that is not ours, [`Error::Start`] with what `pg_upgrade` printed. The server is of no more use then.
+    pub fn upgrade(&mut self, binaries: &Binaries) -> Result<(), Error> {
+        match &mut self.kind {
+            Kind::Given => Err(Error::Given("upgrade")),
+            #[cfg(unix)]
+            Kind::Started(cluster) => cluster.upgrade(binaries),
         }
     }
 

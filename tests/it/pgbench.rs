@@ -1,6 +1,6 @@
-use std::{io::Write as _, process::Command};
+use std::io::Write as _;
 
-use event_box_tests::{Seen, TestLog};
+use event_box_tests::{Seen, TestLog, client};
 
 use crate::processes::Member;
 
@@ -19,9 +19,7 @@ end;
 "#;
 
 fn pgbench(log: &TestLog, arguments: &[&str]) {
-    let ran = Command::new("pgbench").args(arguments).arg(log.url()).output();
-    let ran =
-        ran.expect("pgbench runs: it comes with PostgreSQL's server package, `cargo xtask setup` says how to get it");
+    let ran = client("pgbench").args(arguments).arg(log.url()).output().unwrap();
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
 }
 

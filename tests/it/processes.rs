@@ -10,9 +10,17 @@ pub(crate) struct Member(Child);
 
 impl Member {
     pub(crate) fn spawn(log: &TestLog, group: &str, name: &str, workers: usize) -> Self {
-        let program = env!("CARGO_BIN_EXE_group-member");
-        let child = Command::new(program).args([log.url(), group, name, &workers.to_string()]).spawn();
-        Self(child.expect("the member starts"))
+        Self::start(&mut Self::command(log, group, name, workers))
+    }
+
+    fn command(log: &TestLog, group: &str, name: &str, workers: usize) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_group-member"));
+        command.args([log.url(), group, name, &workers.to_string()]);
+        command
+    }
+
+    fn start(command: &mut Command) -> Self {
+        Self(command.spawn().expect("the member starts"))
     }
 
     /// Asks it to stop, and waits.
@@ -101,18 +109,67 @@ async fn a_killed_process_loses_and_doubles_nothing() {
     log.close().await;
 }
 
+/// Eight processes of one group, and what all of them print.
+struct Eight {
+    members: Vec<Member>,
+    printed: tempfile::NamedTempFile,
+}
+
+impl Eight {
+    fn start(log: &TestLog) -> Self {
+        let printed = tempfile::NamedTempFile::new().unwrap();
+        let members = (0..8).map(|i| {
+            let append = || std::fs::OpenOptions::new().append(true).open(printed.path()).unwrap();
+            Member::start(Member::command(log, "g", &format!("m{i}"), 1).stdout(append()).stderr(append()))
+        });
+        Self { members: members.collect(), printed }
+    }
+
+    /// Consumes with all of them, and ends them in good order.
+    async fn work(self, log: &TestLog) {
+        emit_concurrently(log, 2, 50, 10).await;
+        wait_until_seen(&log.pool, "g", log.number("select sum(n)::bigint from counters").await).await;
+        assert_eq!(log.number("select count(*) from event_box.consumer_groups").await, 1);
+        assert_eq!(log.number("select count(*) from event_box.cursors").await, 64);
+        for member in self.members {
+            assert!(member.terminate().success());
+        }
+        assert_each_once_in_order(&log.pool, "g").await;
+        assert_eq!(std::fs::read_to_string(self.printed.path()).unwrap(), "", "no error and no warning in any of them");
+    }
+}
+
+const WAIT_FOR_A_LOCK: &str =
+    "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn eight_processes_at_once_migrate_an_empty_database_and_make_one_group() {
+    let log = TestLog::empty().await;
+    sqlx::raw_sql(Seen::TABLE).execute(&log.pool).await.unwrap();
+    log.sql("create table counters (key text primary key, n bigint not null)").await;
+    // Holds up whoever would create the schema.
+    let mut gate = log.pool.begin().await.unwrap();
+    sqlx::raw_sql("create schema event_box").execute(&mut *gate).await.unwrap();
+    let eight = Eight::start(&log);
+    log.wait_until(WAIT_FOR_A_LOCK, 8).await;
+    gate.rollback().await.unwrap();
+    log.wait_until("select count(to_regclass('event_box.events'))", 1).await;
+    eight.work(&log).await;
+    assert_eq!(log.number("select count(*) from event_box.migrations where success").await, 1);
+    log.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn eight_processes_at_once_make_one_group() {
     let log = TestLog::new().await;
     sqlx::raw_sql(Seen::TABLE).execute(&log.pool).await.unwrap();
     log.sql("create table counters (key text primary key, n bigint not null)").await;
-    let members: Vec<_> = (0..8).map(|i| Member::spawn(&log, "g", &format!("m{i}"), 1)).collect();
-    emit_concurrently(&log, 2, 50, 10).await;
-    wait_until_seen(&log.pool, "g", log.number("select sum(n)::bigint from counters").await).await;
-    assert_eq!(log.number("select count(*) from event_box.cursors").await, 64);
-    for member in members {
-        assert!(member.terminate().success());
-    }
-    assert_each_once_in_order(&log.pool, "g").await;
+    // Holds up whoever asks whether the group is there.
+    let mut gate = log.pool.begin().await.unwrap();
+    sqlx::raw_sql("lock table event_box.consumer_groups in access exclusive mode").execute(&mut *gate).await.unwrap();
+    let eight = Eight::start(&log);
+    log.wait_until(WAIT_FOR_A_LOCK, 8).await;
+    gate.rollback().await.unwrap();
+    eight.work(&log).await;
     log.close().await;
 }

@@ -1,6 +1,4 @@
-use std::process::Command;
-
-use event_box_tests::TestLog;
+use event_box_tests::{TestLog, client};
 use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
@@ -20,7 +18,7 @@ async fn psql_and_a_trigger_emit() {
     let log = TestLog::new().await;
     log.sql(ORDERS).await;
     log.sql(documented_trigger()).await;
-    let psql = Command::new("psql")
+    let psql = client("psql")
         .args(["-q", "-t", "-A", "-v", "ON_ERROR_STOP=1", "-d", log.url()])
         .args(["-c", r#"select event_box.emit('greeted', '{"who":  "world"}', 'k', '{"tenant":"acme"}', 3::smallint)"#])
         .args(["-c", "insert into orders values (7, 995)"])

@@ -1,5 +1,6 @@
 //! What the integration tests share: a log of its own for each test on a real PostgreSQL, events, and consumers in the background.
 
+mod client;
 mod events;
 mod logged;
 pub mod model;
@@ -10,6 +11,7 @@ mod test_log;
 mod traced;
 
 pub use crate::{
+    client::client,
     events::{Counted, Noted, Tallied, emit_either, emit_next},
     logged::{Line, Logged},
     proxy::{Proxy, Way},

@@ -9,6 +9,7 @@ mod cargo;
 mod ci;
 mod deny;
 mod model;
+mod postgres;
 mod prepare;
 mod queries;
 mod setup;
@@ -30,6 +31,10 @@ enum Command {
     Setup,
     /// Run every test against one PostgreSQL. With arguments, those go to nextest and the doc tests are left out.
     Test {
+        /// A major version of PostgreSQL, or `all` for every supported one after the other. It is found, or fetched, and a server of its
+        /// own started, whatever EVENT_BOX_DATABASE_URL says.
+        #[arg(long, value_name = "15|16|17|18|all")]
+        postgres: Option<postgres::Versions>,
         /// For `cargo nextest run`, or `cargo test` where that is not installed.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
@@ -72,7 +77,8 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Xtask::parse().command {
         Command::Setup => setup::run(),
-        Command::Test { args } => test::run(&args),
+        Command::Test { postgres: None, args } => test::run(&args),
+        Command::Test { postgres: Some(versions), args } => test::versions(&versions, &args),
         Command::Prepare { check: false } => prepare::write(),
         Command::Prepare { check: true } => prepare::check(),
         Command::Surface { check: false } => surface::write(),

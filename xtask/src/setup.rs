@@ -5,9 +5,7 @@ use anyhow::{Context, Result, bail};
 use event_box_dev::{Binaries, Search};
 
 use crate::cargo::{run as execute, succeeds};
-
-/// The client programs that tests run.
-const PROGRAMS: [&str; 3] = ["psql", "pg_dump", "pgbench"];
+use crate::postgres::CLIENTS;
 
 pub(crate) fn run() -> Result<()> {
     linker()?;
@@ -34,7 +32,7 @@ fn linker() -> Result<()> {
 }
 
 fn missing(binaries: &Binaries) -> Vec<&'static str> {
-    PROGRAMS.into_iter().filter(|program| binaries.program(program).is_none()).collect()
+    CLIENTS.into_iter().filter(|program| binaries.program(program).is_none()).collect()
 }
 
 fn install() -> Result<Binaries> {

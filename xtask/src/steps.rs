@@ -10,13 +10,14 @@ pub(crate) struct Steps {
 
 #[derive(Debug)]
 struct Step {
-    name: &'static str,
+    name: String,
     took: Duration,
     failure: Option<String>,
 }
 
 impl Steps {
-    pub(crate) fn run<T>(&mut self, name: &'static str, step: impl FnOnce() -> Result<T>) -> Option<T> {
+    pub(crate) fn run<T>(&mut self, name: impl Into<String>, step: impl FnOnce() -> Result<T>) -> Option<T> {
+        let name = name.into();
         println!("\n==> {name}");
         let start = Instant::now();
         let outcome = step();
@@ -36,7 +37,8 @@ impl Steps {
             let outcome = failure.as_deref().map_or_else(|| "ok".to_owned(), |failure| format!("FAILED: {failure}"));
             println!("{name:width$}  {:>7.1} s  {outcome}", took.as_secs_f64());
         }
-        let failed: Vec<_> = self.done.iter().filter(|step| step.failure.is_some()).map(|step| step.name).collect();
+        let failed: Vec<_> =
+            self.done.iter().filter(|step| step.failure.is_some()).map(|step| step.name.as_str()).collect();
         if !failed.is_empty() {
             bail!("failed: {}", failed.join(", "));
         }
