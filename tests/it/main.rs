@@ -32,6 +32,7 @@ mod mover;
 mod network;
 mod outages;
 mod pgbench;
+mod pgbouncer;
 mod processes;
 mod pull;
 mod quickstart;
