@@ -1,16 +1,14 @@
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use event_box::{
-    BoxError, Cancellation, Consumer, Context, Event, EventBox, Failure, Outbox, ParkedFilter, PullBuilder, Selection,
-};
+use event_box::{BoxError, Cancellation, Consumer, Context, Failure, Outbox, ParkedFilter, PullBuilder, Selection};
 use event_box_dev::{Database, Server, ServerOptions};
 use event_box_tests::{
     Counted, Logged, PATIENCE, PgBouncer, Running, Seen, Tallied, assert_each_once_in_order, seen_by, wait_until_seen,
 };
-use serde::{Deserialize, Serialize};
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgPool;
+use tokio::{task::JoinSet, time::Instant};
 
-mod groups;
+use crate::every_mode::{Acknowledged, EveryMode, assert_all_went_well, emit_somehow, wait_until_all_is_seen};
 
 /// A server, PgBouncer in front of it with fewer connections than it has clients, and the log behind it.
 struct Stage {
@@ -48,54 +46,12 @@ impl Stage {
     }
 }
 
-/// Both topics, as one value.
-#[derive(Debug, Serialize, Deserialize, Event)]
-enum Either {
-    Counted(Counted),
-    Tallied(Tallied),
-}
-
 async fn note(event: Counted, cx: &mut Context<'_>) -> Result<(), BoxError> {
     Ok(Seen::note("m", &event, cx).await?)
 }
 
 async fn note_tallied(event: Tallied, cx: &mut Context<'_>) -> Result<(), BoxError> {
     Ok(Seen::note("m", &Counted { key: event.key, n: event.n }, cx).await?)
-}
-
-/// The next numbers of a key, under a lock on its row.
-async fn count(connection: &mut PgConnection, key: &str, by: i64) -> Result<i64, sqlx::Error> {
-    let count =
-        "insert into counters values ($1, $2) on conflict (key) do update set n = counters.n + $2 returning n - $2 + 1";
-    sqlx::query_scalar(count).bind(key).bind(by).persistent(false).fetch_one(connection).await
-}
-
-/// One transaction that emits in one of all the forms there are.
-async fn emit_somehow(log: &EventBox, outbox: &Outbox, key: &str, form: usize) -> Result<(), BoxError> {
-    let mut tx = log.pool().begin().await?;
-    let many = form > 2;
-    let first = count(&mut tx, key, if many { 3 } else { 1 }).await?;
-    let counted = |n| Counted { key: key.to_owned(), n };
-    let events: Vec<_> = (first..first + 3).map(counted).collect();
-    match form {
-        0 => drop(outbox.emit(&mut *tx, &counted(first)).header("form", "0").await?),
-        1 => drop(outbox.clone().notify(false).emit(&mut *tx, &counted(first)).await?),
-        2 => {
-            let sql = "select event_box.emit('test.counted', json_build_object('key', $1::text, 'n', $2::bigint), $1)";
-            sqlx::query(sql).bind(key).bind(first).persistent(false).execute(&mut *tx).await?;
-        }
-        3 => drop(outbox.emit_all(&mut *tx, &events).await?),
-        4 => {
-            let other = |Counted { key, n }: &Counted| match n % 2 {
-                0 => Either::Counted(counted(*n)),
-                _ => Either::Tallied(Tallied { key: key.clone(), n: *n }),
-            };
-            drop(outbox.emit_all(&mut *tx, &events.iter().map(other).collect::<Vec<_>>()).await?);
-        }
-        _ => drop(outbox.copy(&mut tx, &events).await?),
-    }
-    tx.commit().await?;
-    Ok(())
 }
 
 #[tokio::test]
@@ -114,7 +70,7 @@ async fn every_form_of_emit_and_a_consumer_go_through() {
             let outboxes = [log.outbox(), Outbox::new().behind_pooler()];
             for round in 0..24 {
                 let key = format!("k{}", (emitter + round) % 5);
-                emit_somehow(&log, &outboxes[round % 2], &key, (emitter + round) % 6).await.unwrap();
+                emit_somehow(log.pool(), &outboxes[round % 2], &key, (emitter + round) % 6).await.unwrap();
             }
             log.pool().close().await;
         }
@@ -180,7 +136,7 @@ async fn groups_are_operated_through_it() {
     let log = stage.pgbouncer.log().await;
     let outbox = log.outbox();
     for n in 1..=4 {
-        emit_somehow(&log, &outbox, &format!("k{n}"), 0).await.unwrap();
+        emit_somehow(log.pool(), &outbox, &format!("k{n}"), 0).await.unwrap();
     }
     let reject = async |event: Counted, cx: &mut Context<'_>| -> Result<(), Failure> {
         match event.key.as_str() {
@@ -238,7 +194,7 @@ async fn a_pull_goes_through() {
     let outbox = log.outbox();
     let pull = PullBuilder::new(&log, "pull").event::<Counted>().open().await.unwrap();
     for round in 0..20 {
-        emit_somehow(&log, &outbox, &format!("k{}", round % 3), [0, 3, 5][round % 3]).await.unwrap();
+        emit_somehow(log.pool(), &outbox, &format!("k{}", round % 3), [0, 3, 5][round % 3]).await.unwrap();
     }
     let all = stage.number("select sum(n)::bigint from counters").await;
     let mut pulled = 0;
@@ -256,5 +212,36 @@ async fn a_pull_goes_through() {
     }
     assert_each_once_in_order(&stage.direct, "pull").await;
     log.pool().close().await;
+    stage.strike().await;
+}
+
+/// Two processes with groups of every mode, four emitters, and a pooler that is killed now and then.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_mode_delivers_each_event_once_in_order_while_pgbouncer_is_killed() {
+    let stage = Stage::set(12).await;
+    let processes = [stage.pgbouncer.log().await, stage.pgbouncer.log().await];
+    // A pooler that is killed looks like the death of every process that had a batch in hand.
+    let groups = processes.each_ref().map(|log| EveryMode::start(log, 1_000));
+    let (acknowledged, mut emitters) = (Arc::new(Acknowledged::default()), JoinSet::new());
+    let until = Instant::now() + Duration::from_secs(8);
+    for _ in 0..4 {
+        let (acknowledged, log) = (acknowledged.clone(), stage.pgbouncer.log().await);
+        emitters.spawn(async move { acknowledged.emit(&log, until).await });
+    }
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(1_500..2_500))).await;
+        stage.pgbouncer.restart();
+    }
+    emitters.join_all().await;
+    assert!(acknowledged.count() > 50, "{}", acknowledged.count());
+    acknowledged.assert_logged(&stage.direct).await;
+    wait_until_all_is_seen(&stage.direct).await;
+    for groups in groups {
+        groups.stop().await;
+    }
+    assert_all_went_well(&stage.direct).await;
+    for log in processes {
+        log.pool().close().await;
+    }
     stage.strike().await;
 }

@@ -6,6 +6,7 @@ mod pgbouncer;
 mod proxy;
 mod running;
 mod seen;
+mod standby;
 mod test_log;
 mod traced;
 
@@ -16,6 +17,7 @@ pub use crate::{
     proxy::{Proxy, Way},
     running::Running,
     seen::{Seen, assert_each_once_in_order, seen_by, wait_until_seen},
+    standby::{make_synchronous, promote, start_standby},
     test_log::{TestLog, keys_of_one_partition},
     traced::Traced,
 };
