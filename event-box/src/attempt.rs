@@ -75,6 +75,7 @@ impl Batch<'_> {
             attempt: tries.attempts.saturating_add(1),
             terms: Terms { partition: self.partition.number, deadline },
             answer: &mut answer,
+            unprepared: self.partition.schema.is_behind_pooler(),
         };
         let Ok(result) = tokio::time::timeout_at(deadline, self.dispatch.deliver(work)).await else {
             return Err(BatchError::Verdict { sequence, verdict: Verdict::timed_out(timeout) }.into());

@@ -1,4 +1,4 @@
-use sqlx::PgConnection;
+use sqlx::{Connection, PgConnection};
 
 use crate::{
     error::{is_missing_privilege, is_missing_table},
@@ -93,7 +93,9 @@ impl LogError {
 /// Checks that the server is a primary and that the log's tables are such as this code knows.
 pub(crate) async fn check_tables(connection: &mut PgConnection, schema: &Schema) -> Result<(), LogError> {
     let database = |error| LogError::from_database(error, schema);
-    let standby = sqlx::query_scalar!(r#"select pg_is_in_recovery() as "standby!""#).fetch_one(&mut *connection).await;
+    let mut tx = connection.begin().await.map_err(database)?;
+    let standby =
+        sqlx::query_scalar!(r#"select pg_is_in_recovery() as "standby!""#).fetch_one(schema.over(&mut *tx)).await;
     if standby.map_err(database)? {
         return Err(LogError::Standby);
     }
@@ -101,9 +103,10 @@ pub(crate) async fn check_tables(connection: &mut PgConnection, schema: &Schema)
     let applied = sqlx::query_scalar!(
         r#"select coalesce(max(version), 0) as "applied!" from event_box.migrations where success"#
     )
-    .fetch_one(schema.over(&mut *connection))
+    .fetch_one(schema.over(&mut *tx))
     .await
     .map_err(database)?;
+    tx.commit().await.map_err(database)?;
     if applied < needed {
         return Err(LogError::Outdated { schema: schema.name().to_owned(), applied, needed });
     }
@@ -113,7 +116,9 @@ pub(crate) async fn check_tables(connection: &mut PgConnection, schema: &Schema)
 /// Checks what delivery rests on, before the first claim.
 pub(crate) async fn check(connection: &mut PgConnection, schema: &Schema) -> Result<(), LogError> {
     check_tables(connection, schema).await?;
+    let database = |error| LogError::from_database(error, schema);
     let name = || schema.name().to_owned();
+    let mut tx = connection.begin().await.map_err(database)?;
     // In one cluster no cursor and no row that a statement sees is from beyond the statement's own snapshot.
     let row = sqlx::query!(
         r#"with now as materialized (select pg_current_snapshot() as s),
@@ -128,9 +133,10 @@ pub(crate) async fn check(connection: &mut PgConnection, schema: &Schema) -> Res
                       or exists (select from last, now where xid >= pg_snapshot_xmax(s)) as "foreign_log!"
            from pg_sequence where seqrelid = 'event_box.events_sequence_seq'::regclass"#
     )
-    .fetch_one(schema.over(&mut *connection))
+    .fetch_one(schema.over(&mut *tx))
     .await
-    .map_err(|error| LogError::from_database(error, schema))?;
+    .map_err(database)?;
+    tx.commit().await.map_err(database)?;
     if !row.options {
         return Err(LogError::SequenceOptions { schema: name() });
     }

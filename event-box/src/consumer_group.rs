@@ -137,13 +137,15 @@ impl ConsumerGroup {
     }
 
     pub(crate) async fn check_exists(&self, connection: &mut PgConnection) -> Result<(), GroupError> {
+        let mut tx = self.begin(connection).await.map_err(|error| self.database(error))?;
         let exists = sqlx::query_scalar!(
             r#"select exists (select from event_box.consumer_groups where name = $1) as "exists!""#,
             self.name
         )
-        .fetch_one(self.log.schema().over(connection))
+        .fetch_one(self.log.schema().over(&mut *tx))
         .await
         .map_err(|error| self.database(error))?;
+        tx.commit().await.map_err(|error| self.database(error))?;
         if exists { Ok(()) } else { Err(self.missing()) }
     }
 }

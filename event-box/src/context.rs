@@ -22,6 +22,8 @@ use crate::{
 /// consumer's: commands that would end it, or change its role, are refused before they are sent; returning an error undoes what this event's handlers wrote, and
 /// only that.
 ///
+/// Behind a pooler ([`EventBox::behind_pooler`](crate::EventBox::behind_pooler)) what is sent through it is not prepared.
+///
 /// Settings made local to the transaction (`set local`, `set_config(…, true)`) outlast the event and reach its neighbours of the batch.
 ///
 /// ```
@@ -45,14 +47,15 @@ pub struct Context<'c, S = ()> {
     records: &'c [Arc<Record>],
     info: EventInfo<'c>,
     answer: &'c mut Answer,
+    unprepared: bool,
     state: &'c S,
 }
 
 impl<'c, S> Context<'c, S> {
     pub(crate) fn new(work: Work<'c>, state: &'c S) -> Self {
         let info = work.first();
-        let Work { connection, savepoint, records, answer, .. } = work;
-        Self { connection, savepoint, records, info, answer, state }
+        let Work { connection, savepoint, records, answer, unprepared, .. } = work;
+        Self { connection, savepoint, records, info, answer, unprepared, state }
     }
 
     /// The same delivery, for one of several who take part in it.
@@ -63,6 +66,7 @@ impl<'c, S> Context<'c, S> {
             records: self.records,
             info: self.info,
             answer: self.answer,
+            unprepared: self.unprepared,
             state: self.state,
         }
     }
@@ -125,7 +129,7 @@ impl<'c, S: Sync> Executor<'c> for &'c mut Context<'_, S> {
         Q: 'q + Execute<'q, Postgres>,
     {
         let opened = async move {
-            let query = Guarded::new(query)?;
+            let query = Guarded::new(query, self.unprepared)?;
             self.savepoint.touch(self.connection).await?;
             Ok(self.connection.fetch_many(query))
         };
@@ -138,7 +142,7 @@ impl<'c, S: Sync> Executor<'c> for &'c mut Context<'_, S> {
         Q: 'q + Execute<'q, Postgres>,
     {
         Box::pin(async move {
-            let query = Guarded::new(query)?;
+            let query = Guarded::new(query, self.unprepared)?;
             self.savepoint.touch(self.connection).await?;
             self.connection.fetch_optional(query).await
         })

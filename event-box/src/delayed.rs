@@ -88,12 +88,15 @@ impl EventBox {
     /// # Errors
     /// Where the log's tables are missing, or the database cannot be reached or refuses.
     pub async fn delayed(&self) -> Result<Delayed, LogError> {
+        let database = |error| LogError::from_database(error, self.schema());
+        let mut tx = self.begin().await.map_err(database)?;
         let row = sqlx::query!(
             r#"select count(*) as "events!", min(due_at) as "next_due_at: Timestamp" from event_box.delayed"#
         )
-        .fetch_one(self.schema().over(self.pool()))
+        .fetch_one(self.schema().over(&mut *tx))
         .await
-        .map_err(|error| LogError::from_database(error, self.schema()))?;
+        .map_err(database)?;
+        tx.commit().await.map_err(database)?;
         Ok(Delayed { events: row.events as u64, next_due_at: row.next_due_at.map(|at| at.0) })
     }
 }

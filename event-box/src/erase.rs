@@ -43,13 +43,17 @@ impl EventBox {
     /// # Errors
     /// Where the log's tables are missing, or the database cannot be reached or refuses.
     pub async fn sequence_of(&self, event_id: Uuid) -> Result<Option<i64>, LogError> {
-        sqlx::query_scalar!(
+        let database = |error| LogError::from_database(error, self.schema());
+        let mut tx = self.begin().await.map_err(database)?;
+        let sequence = sqlx::query_scalar!(
             "select sequence from event_box.events where id = $1 order by erased_at is not null, sequence limit 1",
             event_id
         )
-        .fetch_optional(self.schema().over(self.pool()))
+        .fetch_optional(self.schema().over(&mut *tx))
         .await
-        .map_err(|error| LogError::from_database(error, self.schema()))
+        .map_err(database)?;
+        tx.commit().await.map_err(database)?;
+        Ok(sequence)
     }
 }
 

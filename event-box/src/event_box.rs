@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use sqlx::PgPool;
+use sqlx::{PgPool, Postgres, Transaction};
 
 use crate::{outbox::Outbox, pulse::SharedPulse, schema::Schema};
 
@@ -31,6 +31,28 @@ impl EventBox {
         Self { inner: Arc::new(Inner { pool, schema, pulse: SharedPulse::default() }) }
     }
 
+    /// The same log through a connection pooler in transaction mode, such as PgBouncer's. Default: the pool's connections are sessions of the
+    /// server.
+    ///
+    /// Statements are then sent unprepared and every one of them in an explicit transaction, those that handlers send through their
+    /// [`Context`](crate::Context) too. Nothing listens: consumers find events by their poll, every 100 ms unless set otherwise. What the pool
+    /// and PgBouncer must be set to, and what that asks of the application's own statements, stands in `docs/operations.md` under
+    /// "PgBouncer". The handle begins a poll of its own: make it so before groups share it.
+    ///
+    /// ```
+    /// use event_box::EventBox;
+    /// use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), sqlx::Error> {
+    /// let options: PgConnectOptions = "postgres://app@pgbouncer:6432/app".parse()?;
+    /// let pool = PgPoolOptions::new().connect_lazy_with(options.statement_cache_capacity(0));
+    /// let log = EventBox::new(pool).behind_pooler();
+    /// # Ok(()) }
+    /// ```
+    pub fn behind_pooler(self) -> Self {
+        Self::in_schema(self.inner.pool.clone(), self.inner.schema.clone().behind_pooler())
+    }
+
     /// The pool that consumers take their connections from.
     pub fn pool(&self) -> &PgPool {
         &self.inner.pool
@@ -41,9 +63,14 @@ impl EventBox {
         &self.inner.schema
     }
 
-    /// An outbox for this log.
+    /// An outbox for this log, behind a pooler where the handle is.
     pub fn outbox(&self) -> Outbox {
         Outbox::new().schema(self.schema().clone())
+    }
+
+    /// For statements that stand alone, too: behind a pooler each needs a transaction of its own.
+    pub(crate) async fn begin(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+        self.inner.pool.begin().await
     }
 
     pub(crate) fn pulse(&self) -> &SharedPulse {

@@ -70,14 +70,16 @@ pub(crate) async fn without_handler(
     schema: &Schema,
     group: &str,
 ) -> Result<Vec<(String, i64)>, sqlx::Error> {
+    let mut tx = connection.begin().await?;
     let rows = sqlx::query!(
         r#"select topic, count(*) as "events!" from event_box.parked
            where group_name = $1 and reason = 'no_handler' and parked_at < clock_timestamp() - interval '1 day'
            group by topic order by topic"#,
         group
     )
-    .fetch_all(schema.over(connection))
+    .fetch_all(schema.over(&mut *tx))
     .await?;
+    tx.commit().await?;
     Ok(rows.into_iter().map(|row| (row.topic, row.events)).collect())
 }
 

@@ -80,12 +80,16 @@ pub(crate) async fn register(
 /// Above which sequence all those write whom a snapshot that is taken from now on does not know: the sequence's last value, and after it
 /// an xid, each in a transaction of its own.
 pub(crate) async fn floor_from_now(connection: &mut PgConnection, schema: &Schema) -> Result<i64, sqlx::Error> {
+    let mut tx = connection.begin().await?;
     let last_value = sqlx::query_scalar!(
         r#"select case when is_called then last_value else 0 end as "last_value!" from event_box.events_sequence_seq"#
     )
-    .fetch_one(schema.over(&mut *connection))
+    .fetch_one(schema.over(&mut *tx))
     .await?;
-    sqlx::query!("select pg_current_xact_id()::text as xid").fetch_one(connection).await?;
+    tx.commit().await?;
+    let mut tx = connection.begin().await?;
+    sqlx::query!("select pg_current_xact_id()::text as xid").fetch_one(schema.over(&mut *tx)).await?;
+    tx.commit().await?;
     Ok(last_value)
 }
 
@@ -157,13 +161,14 @@ pub(crate) async fn touch_sequence(connection: &mut PgConnection, schema: &Schem
 
 /// Says that the group is alive, once a minute: an abandoned group holds retention back.
 pub(crate) async fn touch(connection: &mut PgConnection, schema: &Schema, group: &str) -> Result<(), sqlx::Error> {
+    let mut tx = connection.begin().await?;
     sqlx::query!(
         "update event_box.consumer_groups set seen_at = now() where name = $1 and seen_at < now() - interval '30 seconds'",
         group
     )
-    .execute(schema.over(connection))
+    .execute(schema.over(&mut *tx))
     .await?;
-    Ok(())
+    tx.commit().await
 }
 
 impl ConsumerGroup {

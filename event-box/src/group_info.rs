@@ -34,14 +34,17 @@ impl EventBox {
     /// # Errors
     /// Where the log's tables are missing or the database fails.
     pub async fn groups(&self) -> Result<Vec<GroupInfo>, LogError> {
+        let database = |error| LogError::from_database(error, self.schema());
+        let mut tx = self.begin().await.map_err(database)?;
         let rows = sqlx::query!(
             r#"select name, mode, topics, paused_at as "paused_at: Timestamp", created_at as "created_at: Timestamp",
                       seen_at as "seen_at: Timestamp"
                from event_box.consumer_groups order by name"#
         )
-        .fetch_all(self.schema().over(self.pool()))
+        .fetch_all(self.schema().over(&mut *tx))
         .await
-        .map_err(|error| LogError::from_database(error, self.schema()))?;
+        .map_err(database)?;
+        tx.commit().await.map_err(database)?;
         let groups = rows.into_iter().map(|row| GroupInfo {
             name: row.name,
             mode: Mode::parse(&row.mode),

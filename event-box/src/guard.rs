@@ -14,9 +14,9 @@ pub(crate) struct Guarded {
 
 impl Guarded {
     /// Refuses what would end the delivery's transaction under the consumer's feet, or leave it as another role.
-    pub(crate) fn new<'q>(mut query: impl Execute<'q, Postgres>) -> Result<Self, sqlx::Error> {
+    pub(crate) fn new<'q>(mut query: impl Execute<'q, Postgres>, unprepared: bool) -> Result<Self, sqlx::Error> {
         let arguments = query.take_arguments();
-        let persistent = query.persistent();
+        let persistent = query.persistent() && !unprepared;
         let statement = query.statement().cloned();
         let sql = query.sql();
         if let Some(what) = forbidden(sql.as_str()) {

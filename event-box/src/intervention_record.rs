@@ -43,6 +43,8 @@ impl EventBox {
     }
 
     async fn list_interventions(&self, group: Option<&str>, limit: u32) -> Result<Vec<InterventionRecord>, LogError> {
+        let database = |error| LogError::from_database(error, self.schema());
+        let mut tx = self.begin().await.map_err(database)?;
         let rows = sqlx::query!(
             r#"select id, at as "at: Timestamp", actor, action, group_name, sequence, event_id, topic, partition_key, detail
                from event_box.interventions where $1::text is null or group_name = $1
@@ -50,9 +52,10 @@ impl EventBox {
             group,
             i64::from(limit),
         )
-        .fetch_all(self.schema().over(self.pool()))
+        .fetch_all(self.schema().over(&mut *tx))
         .await
-        .map_err(|error| LogError::from_database(error, self.schema()))?;
+        .map_err(database)?;
+        tx.commit().await.map_err(database)?;
         let records = rows.into_iter().map(|row| InterventionRecord {
             id: row.id,
             at: row.at.0,

@@ -57,9 +57,12 @@ async fn ask(
     group: &str,
     topics: &[String],
 ) -> Result<Option<Look>, sqlx::Error> {
-    let rows = sqlx::query_file!("src/look.sql", group, topics).fetch_all(schema.over(connection)).await?;
+    let rows = sqlx::query_file!("src/look.sql", group, topics).fetch_all(schema.over(&mut *connection)).await?;
     if rows.is_empty() {
-        return Ok(None);
+        // A standby may not have heard of the group yet. That it is one is for the poll to say.
+        let standby = sqlx::query_scalar!(r#"select pg_is_in_recovery() as "standby!""#);
+        let standby = standby.fetch_one(schema.over(connection)).await?;
+        return Ok(standby.then(Look::default));
     }
     let mut look = Look::default();
     for row in rows {

@@ -1,7 +1,7 @@
 use std::borrow::Cow;
 
 use sqlx::{
-    PgConnection,
+    Connection, PgConnection,
     migrate::{MigrateError, Migration, Migrator},
 };
 
@@ -27,7 +27,14 @@ static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 pub async fn migrate(log: impl Into<EventBox>) -> Result<(), MigrateError> {
     let log = log.into();
     let mut connection = log.pool().acquire().await?;
-    let applied = apply(&mut connection, log.schema()).await;
+    let schema = log.schema();
+    if schema.is_behind_pooler() {
+        let applied = apply_in_one_transaction(&mut connection, schema).await;
+        // What sqlx remembers of it is gone from the server.
+        connection.close_on_drop();
+        return applied;
+    }
+    let applied = apply(&mut connection, schema, &mut migrator(schema)).await;
     if applied.is_err() {
         // It would keep the migrations' lock, and whoever migrates next waiting, for as long as the pool keeps it.
         connection.close_on_drop();
@@ -35,13 +42,27 @@ pub async fn migrate(log: impl Into<EventBox>) -> Result<(), MigrateError> {
     applied
 }
 
-async fn apply(connection: &mut PgConnection, schema: &Schema) -> Result<(), MigrateError> {
+/// For a pooler: neither the migrator's lock nor the statements that it prepares may outlive the transaction.
+async fn apply_in_one_transaction(connection: &mut PgConnection, schema: &Schema) -> Result<(), MigrateError> {
+    const NO_STATEMENTS: &str = "deallocate all";
+    let mut tx = connection.begin_with("begin isolation level read committed").await?;
+    sqlx::raw_sql(NO_STATEMENTS).execute(&mut *tx).await?;
+    sqlx::query!("select pg_advisory_xact_lock(hashtextextended('event_box.migrations', 0))")
+        .execute(schema.over(&mut *tx))
+        .await?;
+    let mut migrator = migrator(schema);
+    migrator.set_locking(false);
+    apply(&mut tx, schema, &mut migrator).await?;
+    sqlx::raw_sql(NO_STATEMENTS).execute(&mut *tx).await?;
+    Ok(tx.commit().await?)
+}
+
+async fn apply(connection: &mut PgConnection, schema: &Schema, migrator: &mut Migrator) -> Result<(), MigrateError> {
     let quoted = schema.quoted();
     // Creating a schema "if not exists" needs the privilege to create one even where it exists.
     let exists = sqlx::query_scalar!(r#"select to_regnamespace($1) is not null as "exists!""#, quoted)
-        .fetch_one(&mut *connection)
+        .fetch_one(schema.over(&mut *connection))
         .await?;
-    let mut migrator = migrator(schema);
     if !exists {
         migrator.create_schema(quoted);
     }

@@ -79,11 +79,14 @@ impl Mover {
 
 /// By the database's clock. Where nothing is due this is one statement, which takes no lock and no xid.
 async fn check(connection: &mut PgConnection, schema: &Schema) -> Result<Found, sqlx::Error> {
-    let wait = sqlx::query_scalar!(
-        r#"select extract(epoch from min(due_at) - statement_timestamp())::float8 as wait from event_box.delayed"#
-    )
-    .fetch_one(schema.over(&mut *connection))
-    .await?;
+    let wait = if schema.is_behind_pooler() {
+        let mut tx = connection.begin().await?;
+        let wait = next(&mut tx, schema).await?;
+        tx.commit().await?;
+        wait
+    } else {
+        next(connection, schema).await?
+    };
     if wait.is_none_or(|wait| wait > 0.0) {
         return Ok(Found::Nothing(wait.and_then(|wait| Duration::try_from_secs_f64(wait).ok())));
     }
@@ -100,6 +103,15 @@ async fn check(connection: &mut PgConnection, schema: &Schema) -> Result<Found, 
     let moved = if ours { move_due(&mut tx, schema, None).await? } else { 0 };
     tx.commit().await?;
     Ok(if moved > 0 { Found::Moved } else { Found::Taken })
+}
+
+/// In how many seconds the next is due.
+async fn next(connection: &mut PgConnection, schema: &Schema) -> Result<Option<f64>, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"select extract(epoch from min(due_at) - statement_timestamp())::float8 as wait from event_box.delayed"#
+    )
+    .fetch_one(schema.over(connection))
+    .await
 }
 
 /// Moves what is due by this time, or by now; at most as much as one transaction should. Answers how many events that were.

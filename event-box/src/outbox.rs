@@ -55,7 +55,18 @@ impl Outbox {
 
     /// Writes to the log in another schema.
     pub fn schema(mut self, schema: Schema) -> Self {
-        self.schema = schema;
+        let behind_pooler = self.schema.is_behind_pooler();
+        self.schema = if behind_pooler { schema.behind_pooler() } else { schema };
+        self
+    }
+
+    /// For connections that come from a pooler in transaction mode, such as PgBouncer's: statements are sent unprepared. Default: prepared,
+    /// once a connection. [`EventBox::outbox`](crate::EventBox::outbox) of a handle [behind a pooler](crate::EventBox::behind_pooler) does so by itself.
+    ///
+    /// **Emit in an explicit transaction then** (`pool.begin()`), never on a pool or a bare connection: what follows is two
+    /// messages, and outside of a transaction the pooler may give the second to another session, with a statement of somebody else's.
+    pub fn behind_pooler(mut self) -> Self {
+        self.schema = self.schema.behind_pooler();
         self
     }
 

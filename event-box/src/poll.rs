@@ -1,4 +1,4 @@
-use sqlx::PgConnection;
+use sqlx::{Connection, PgConnection};
 
 use crate::{claim::parse, mutation, schema::Schema, snapshot::Snapshot};
 
@@ -22,8 +22,19 @@ pub(crate) enum PollError {
     Standby,
 }
 
-/// Two tiny statements, each in a transaction of its own: no lock, no xid.
+/// Two tiny statements, each in a transaction of its own where there is no pooler: no lock, no xid.
 pub(crate) async fn poll(connection: &mut PgConnection, schema: &Schema, epoch: u64) -> Result<Poll, PollError> {
+    if !schema.is_behind_pooler() {
+        return ask(connection, schema, epoch).await;
+    }
+    // One of its own for each poll: the next xid stands still within it.
+    let mut tx = connection.begin_with("begin isolation level read committed").await?;
+    let poll = ask(&mut tx, schema, epoch).await?;
+    tx.commit().await?;
+    Ok(poll)
+}
+
+async fn ask(connection: &mut PgConnection, schema: &Schema, epoch: u64) -> Result<Poll, PollError> {
     let last_value = sqlx::query_scalar!(
         r#"select case when is_called then last_value else 0 end as "last_value!" from event_box.events_sequence_seq"#
     )
@@ -34,7 +45,7 @@ pub(crate) async fn poll(connection: &mut PgConnection, schema: &Schema, epoch: 
                   pg_snapshot_xmax(s)::text::bigint + age(pg_snapshot_xmax(s)::xid) as "next_xid!"
            from (select pg_current_snapshot() as s) as now"#
     )
-    .fetch_one(connection)
+    .fetch_one(schema.over(connection))
     .await?;
     if row.standby {
         return Err(PollError::Standby);

@@ -22,7 +22,7 @@ use crate::{
     policy::Policy,
     pull_error::PullError,
     pulled::{PulledBatch, PulledEvent},
-    pulse::Pulse,
+    pulse::{Pulse, Server},
     read::ReadError,
     verdict::Verdicts,
     worker::Held,
@@ -183,7 +183,9 @@ impl Pull {
         let pulse = self.pulse.get_or_init(join);
         let mut server = pulse.server();
         loop {
-            server.mark_unchanged();
+            if matches!(*server.borrow_and_update(), Server::Standby) {
+                return Err(PullError::Log(LogError::Standby));
+            }
             let looked = async {
                 let mut held = Held::acquire(self.log.pool()).await?;
                 let look = look(held.connection()?, self.log.schema(), &self.group, &self.topics).await?;

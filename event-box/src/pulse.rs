@@ -190,6 +190,10 @@ async fn keep_polling(
 
 /// Losing the listener costs nothing but time: the poll finds what was not heard.
 async fn listen(pool: PgPool, schema: Schema, hints: broadcast::Sender<Hint>, woken: Arc<Notify>, lost: Arc<Notify>) {
+    if schema.is_behind_pooler() {
+        // The session that heard would be anybody's.
+        return;
+    }
     let mut heard = true;
     loop {
         let ended = tokio::select! {

@@ -93,10 +93,12 @@ impl ConsumerGroup {
     }
 
     async fn search(&self, connection: &mut PgConnection, since: SystemTime) -> Result<Search, GroupError> {
+        let mut tx = self.begin(connection).await.map_err(|error| self.database(error))?;
         let rows = sqlx::query_file!("src/replay_search.sql", self.name, Timestamp(since) as _)
-            .fetch_all(self.log.schema().over(connection))
+            .fetch_all(self.log.schema().over(&mut *tx))
             .await
             .map_err(|error| self.database(error))?;
+        tx.commit().await.map_err(|error| self.database(error))?;
         let Some(row) = rows.first() else {
             return Err(GroupError::NoSuchGroup { group: self.name.clone() });
         };

@@ -83,7 +83,7 @@ async fn prune_chunk(
     lock_maintenance(&mut tx, schema).await?;
     // The generic plan is always the ordered index range; a custom one may scan the log.
     sqlx::query!("select set_config('plan_cache_mode', 'force_generic_plan', true) as mode")
-        .fetch_one(&mut *tx)
+        .fetch_one(schema.over(&mut *tx))
         .await?;
     let row = sqlx::query_file!("src/retention.sql", partition, from, CHUNK, retention.as_secs_f64())
         .fetch_one(schema.over(&mut *tx))
@@ -99,6 +99,7 @@ pub(crate) async fn abandoned(
     schema: &Schema,
     retention: Duration,
 ) -> Result<Vec<(String, i64)>, sqlx::Error> {
+    let mut tx = connection.begin().await?;
     let rows = sqlx::query!(
         r#"select g.name, (extract(epoch from now() - g.seen_at) / 86400)::bigint as "days!"
            from event_box.consumer_groups as g
@@ -111,7 +112,8 @@ pub(crate) async fn abandoned(
            order by g.name"#,
         retention.min(CENTURY).as_secs_f64(),
     )
-    .fetch_all(schema.over(connection))
+    .fetch_all(schema.over(&mut *tx))
     .await?;
+    tx.commit().await?;
     Ok(rows.into_iter().map(|row| (row.name, row.days)).collect())
 }

@@ -219,7 +219,8 @@ impl Shared {
                 },
                 () = &mut time_is_up, if !closing.is_cancelled() => closing.cancel(),
                 _ = keep_alive.tick() => {
-                    let alive = sqlx::query!("select 'the claim is kept' as alive").fetch_one(&mut *connection);
+                    let alive = sqlx::query!("select 'the claim is kept' as alive");
+                    let alive = alive.fetch_one(self.log.schema().over(&mut *connection));
                     within(SILENCE, alive).await?;
                 }
             }

@@ -13,10 +13,13 @@ const QUALIFIER: &str = "event_box.";
 /// The PostgreSQL schema a log lives in. Default: `event_box`.
 ///
 /// Several logs may live side by side in one database: they share nothing.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct Schema(Option<Arc<Named>>);
+#[derive(Clone, Default)]
+pub struct Schema {
+    named: Option<Arc<Named>>,
+    /// Statements are sent unprepared, for a pooler in transaction mode.
+    unprepared: bool,
+}
 
-#[derive(PartialEq, Eq)]
 struct Named {
     name: String,
     /// `"name".`, as it stands in SQL.
@@ -60,12 +63,22 @@ impl Schema {
         }
         let qualifier = format!("{}.", quote(name));
         let in_literal = qualifier.replace('\'', "''");
-        Ok(Self(Some(Arc::new(Named { name: name.to_owned(), qualifier, in_literal }))))
+        let named = Some(Arc::new(Named { name: name.to_owned(), qualifier, in_literal }));
+        Ok(Self { named, unprepared: false })
     }
 
     /// The schema's name.
     pub fn name(&self) -> &str {
-        self.0.as_ref().map_or(DEFAULT, |named| &named.name)
+        self.named.as_ref().map_or(DEFAULT, |named| &named.name)
+    }
+
+    /// The same schema behind a pooler that gives every transaction another session: a statement's name is worth nothing there.
+    pub(crate) fn behind_pooler(self) -> Self {
+        Self { unprepared: true, ..self }
+    }
+
+    pub(crate) fn is_behind_pooler(&self) -> bool {
+        self.unprepared
     }
 
     /// The schema's name as SQL's identifier.
@@ -77,7 +90,7 @@ impl Schema {
     pub(crate) fn rewrite(&self, sql: SqlStr) -> SqlStr {
         #[cfg(feature = "_mutations")]
         let sql = crate::mutation::rewrite(sql.as_str()).map_or(sql, |sql| AssertSqlSafe(sql).into_sql_str());
-        let Some(named) = &self.0 else { return sql };
+        let Some(named) = &self.named else { return sql };
         let mut parts = sql.as_str().split(QUALIFIER);
         let mut rewritten = parts.next().unwrap_or_default().to_owned();
         for part in parts {
@@ -97,6 +110,14 @@ impl Schema {
 fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
+
+impl PartialEq for Schema {
+    fn eq(&self, other: &Self) -> bool {
+        self.name() == other.name()
+    }
+}
+
+impl Eq for Schema {}
 
 impl fmt::Debug for Schema {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -129,7 +150,7 @@ impl<'q, Q: Execute<'q, Postgres>> Execute<'q, Postgres> for Rewritten<Q> {
     }
 
     fn persistent(&self) -> bool {
-        self.query.persistent()
+        self.query.persistent() && !self.schema.unprepared
     }
 }
 

@@ -49,7 +49,7 @@ impl Partition<'_> {
 
     /// Before the event's handlers run: committed by itself, so that it outlives the process.
     pub(crate) async fn begin(&self, pool: &PgPool, sequence: i64, process: Uuid) -> Result<(), sqlx::Error> {
-        let mut connection = pool.acquire().await?;
+        let mut tx = pool.begin().await?;
         sqlx::query!(
             r#"insert into event_box.starts (group_name, partition, sequence, instance) values ($1, $2, $3, $4)
                on conflict (group_name, partition, sequence) do update set instance = excluded.instance, noticed_at = null"#,
@@ -58,9 +58,9 @@ impl Partition<'_> {
             sequence,
             process,
         )
-        .execute(self.schema.over(&mut *connection))
+        .execute(self.schema.over(&mut *tx))
         .await?;
-        Ok(())
+        tx.commit().await
     }
 
     /// In the batch's own transaction: what this process began has ended, and what the others did is judged.
@@ -85,15 +85,15 @@ impl Partition<'_> {
 
     /// The process that began it lives: nothing is held against the event.
     pub(crate) async fn take_back(&self, pool: &PgPool, process: Uuid) -> Result<(), sqlx::Error> {
-        let mut connection = pool.acquire().await?;
+        let mut tx = pool.begin().await?;
         sqlx::query!(
             "delete from event_box.starts where group_name = $1 and partition = $2 and instance = $3",
             self.group,
             self.number,
             process,
         )
-        .execute(self.schema.over(&mut *connection))
+        .execute(self.schema.over(&mut *tx))
         .await?;
-        Ok(())
+        tx.commit().await
     }
 }

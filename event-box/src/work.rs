@@ -15,6 +15,8 @@ pub(crate) struct Work<'c> {
     pub(crate) attempt: u32,
     pub(crate) terms: Terms,
     pub(crate) answer: &'c mut Answer,
+    /// Statements are not to be prepared.
+    pub(crate) unprepared: bool,
 }
 
 /// Where events come from, and when their handlers are given up.

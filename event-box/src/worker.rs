@@ -183,7 +183,13 @@ impl Shared {
 
     /// The statement of a handler that ran out of time would go on in the server, and hold its partition.
     async fn terminate(&self, backend: i32) {
-        let ended = sqlx::query!("select pg_terminate_backend($1) as ended", backend).fetch_one(self.log.pool());
+        let ended = async {
+            let mut tx = self.log.begin().await?;
+            sqlx::query!("select pg_terminate_backend($1) as ended", backend)
+                .fetch_one(self.log.schema().over(&mut *tx))
+                .await?;
+            tx.commit().await
+        };
         if let Err(error) = within(self.policy.statement_timeout(), ended).await {
             tracing::warn!(%error, backend, "the statement of a handler that ran out of time could not be ended");
         }

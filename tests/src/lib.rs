@@ -4,9 +4,11 @@ mod client;
 mod events;
 mod logged;
 pub mod model;
+mod pgbouncer;
 mod proxy;
 mod running;
 mod seen;
+mod standby;
 mod test_log;
 mod traced;
 
@@ -14,9 +16,11 @@ pub use crate::{
     client::client,
     events::{Counted, Noted, Tallied, emit_either, emit_next},
     logged::{Line, Logged},
+    pgbouncer::PgBouncer,
     proxy::{Proxy, Way},
     running::Running,
     seen::{Seen, assert_each_once_in_order, seen_by, wait_until_seen},
+    standby::{make_synchronous, promote, start_standby},
     test_log::{TestLog, keys_of_one_partition},
     traced::Traced,
 };

@@ -2,7 +2,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU16, AtomicU64, Ordering},
     },
 };
 
@@ -35,6 +35,7 @@ pub enum Way {
 
 #[derive(Debug)]
 struct Wires {
+    server_port: AtomicU16,
     state: watch::Sender<State>,
     accepted: AtomicU64,
     /// Everything stalls once a connection was given this many bytes.
@@ -65,12 +66,13 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let wires = Arc::new(Wires {
+            server_port: AtomicU16::new(server_port),
             state: watch::Sender::default(),
             accepted: AtomicU64::new(0),
             give_at_most: AtomicU64::new(u64::MAX),
         });
         let mut accepting = JoinSet::new();
-        accepting.spawn(accept(listener, server_port, wires.clone()));
+        accepting.spawn(accept(listener, wires.clone()));
         Self { port, wires, _accepting: accepting }
     }
 
@@ -118,6 +120,11 @@ impl Proxy {
         self.stall_below(0);
     }
 
+    /// New connections go to another server from now on, as where a name or a load balancer follows a failover.
+    pub fn turn_to(&self, server_port: u16) {
+        self.wires.server_port.store(server_port, Ordering::Relaxed);
+    }
+
     /// Closes every connection that there is.
     pub fn cut(&self) {
         self.wires.state.send_modify(|state| state.cut = self.accepted());
@@ -160,12 +167,12 @@ impl Wires {
     }
 }
 
-async fn accept(listener: TcpListener, server_port: u16, wires: Arc<Wires>) {
+async fn accept(listener: TcpListener, wires: Arc<Wires>) {
     let mut connections = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
         let (wires, connection) = (wires.clone(), wires.accepted.fetch_add(1, Ordering::Relaxed));
         connections.spawn(async move {
-            let forwarded = forward(client, server_port, &wires, connection);
+            let forwarded = forward(client, &wires, connection);
             let mut state = wires.state.subscribe();
             tokio::select! {
                 _ = state.wait_for(|state| connection < state.cut) => {}
@@ -175,10 +182,10 @@ async fn accept(listener: TcpListener, server_port: u16, wires: Arc<Wires>) {
     }
 }
 
-async fn forward(client: TcpStream, server_port: u16, wires: &Wires, connection: u64) -> io::Result<()> {
+async fn forward(client: TcpStream, wires: &Wires, connection: u64) -> io::Result<()> {
     // A new connection does not get through either.
     wires.until(Way::ToServer, connection, false).await;
-    let server = TcpStream::connect(("127.0.0.1", server_port)).await?;
+    let server = TcpStream::connect(("127.0.0.1", wires.server_port.load(Ordering::Relaxed))).await?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());

@@ -27,7 +27,7 @@ struct Xtask {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make this machine ready for the tests: a linker, PostgreSQL and its client programs.
+    /// Make this machine ready for the tests: a linker, PostgreSQL and its client programs, PgBouncer.
     Setup,
     /// Run every test against one PostgreSQL. With arguments, those go to nextest and the doc tests are left out.
     Test {

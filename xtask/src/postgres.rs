@@ -4,7 +4,7 @@ use anyhow::Result;
 use event_box_dev::{Binaries, Search, Upgrade};
 
 /// The client programs that tests run.
-pub(crate) const CLIENTS: [&str; 3] = ["psql", "pg_dump", "pgbench"];
+pub(crate) const CLIENTS: [&str; 4] = ["psql", "pg_dump", "pgbench", "pg_basebackup"];
 
 /// Every major version that event-box supports.
 const SUPPORTED: [u32; 4] = [15, 16, 17, 18];

@@ -14,6 +14,7 @@ pub(crate) fn run() -> Result<()> {
         _ => install()?,
     };
     println!("PostgreSQL {} in {}", binaries.version(), binaries.dir().display());
+    pgbouncer();
     let missing = missing(&binaries);
     if !missing.is_empty() {
         println!("tests that need {} will fail: {INSTALL}", missing.join(", "));
@@ -38,22 +39,45 @@ fn missing(binaries: &Binaries) -> Vec<&'static str> {
 fn install() -> Result<Binaries> {
     if env::var_os("EVENT_BOX_POSTGRES_BIN").is_some() {
         println!("EVENT_BOX_POSTGRES_BIN is set: nothing else is looked for or installed");
-    } else if !(is_root() && succeeds(Command::new("apt-get").arg("--version"))) {
+    } else if !can_install() {
         println!("PostgreSQL is missing or lacks client programs: {INSTALL}");
-    } else if let Err(error) = apt_get() {
+    } else if let Err(error) = apt_get("PostgreSQL is missing or lacks client programs", "postgresql") {
         println!("{error:#}");
     }
     Binaries::find().context("no PostgreSQL for the tests")
 }
 
-fn apt_get() -> Result<()> {
-    println!("PostgreSQL is missing or lacks client programs: installing the package postgresql with apt-get");
+/// Tests of it fail without, and nothing else does.
+fn pgbouncer() {
+    // Where Debian puts it is not on everybody's path.
+    let found = || {
+        let mut names = ["pgbouncer", "/usr/sbin/pgbouncer", "/usr/local/sbin/pgbouncer"].into_iter();
+        names.any(|name| succeeds(Command::new(name).arg("--version")))
+    };
+    if !found() && can_install() {
+        if let Err(error) = apt_get("PgBouncer is missing", "pgbouncer") {
+            println!("{error:#}");
+        }
+    }
+    if !found() {
+        println!(
+            "tests behind PgBouncer will fail: install it (`sudo apt-get install pgbouncer`, `brew install pgbouncer`)"
+        );
+    }
+}
+
+fn can_install() -> bool {
+    is_root() && succeeds(Command::new("apt-get").arg("--version"))
+}
+
+fn apt_get(why: &str, package: &str) -> Result<()> {
+    println!("{why}: installing the package {package} with apt-get");
     let apt_get = |args: &[&str]| {
         let mut command = Command::new("apt-get");
         execute(command.args(args).env("DEBIAN_FRONTEND", "noninteractive"))
     };
     apt_get(&["update"])?;
-    apt_get(&["install", "-y", "--no-install-recommends", "postgresql"])
+    apt_get(&["install", "-y", "--no-install-recommends", package])
 }
 
 fn is_root() -> bool {

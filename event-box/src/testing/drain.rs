@@ -128,11 +128,11 @@ fn run_error(shared: &Shared, error: ReadError) -> RunError {
 
 /// Whatever is to be tried later is tried now.
 async fn hurry(shared: &Shared) -> Result<(), sqlx::Error> {
-    let mut connection = shared.log.pool().acquire().await?;
+    let mut tx = shared.log.begin().await?;
     sqlx::query!("update event_box.parked set due_at = now() where group_name = $1 and due_at > now()", shared.group)
-        .execute(shared.log.schema().over(&mut *connection))
+        .execute(shared.log.schema().over(&mut *tx))
         .await?;
-    Ok(())
+    tx.commit().await
 }
 
 /// Goes from one due time of delayed events to the next.
@@ -144,24 +144,27 @@ struct Clock {
 
 impl Clock {
     async fn start(shared: &Shared) -> Result<Self, sqlx::Error> {
+        let mut tx = shared.log.begin().await?;
         let last_ordinal =
             sqlx::query_scalar!(r#"select coalesce(max(ordinal), 0) as "last_ordinal!" from event_box.delayed"#)
-                .fetch_one(shared.log.schema().over(shared.log.pool()))
+                .fetch_one(shared.log.schema().over(&mut *tx))
                 .await?;
+        tx.commit().await?;
         Ok(Self { last_ordinal, chained: 0 })
     }
 
     /// Moves the delayed events of the earliest due time; answers whether there were any.
     async fn advance(&mut self, shared: &Shared) -> Result<bool, sqlx::Error> {
         let schema = shared.log.schema();
-        let mut connection = shared.log.pool().acquire().await?;
+        let mut tx = shared.log.begin().await?;
         // What somebody is cancelling is left.
         let next = sqlx::query!(
             r#"select due_at as "due_at: Timestamp", ordinal from event_box.delayed order by due_at, ordinal limit 1
                for update skip locked"#
         )
-        .fetch_optional(schema.over(&mut *connection))
+        .fetch_optional(schema.over(&mut *tx))
         .await?;
+        tx.commit().await?;
         let Some(next) = next else { return Ok(false) };
         if next.ordinal > self.last_ordinal {
             self.chained += 1;
@@ -170,7 +173,13 @@ impl Clock {
             return Ok(false);
         }
         let due_at = next.due_at.0;
-        while move_due(&mut connection, schema, Some(Timestamp(due_at))).await? > 0 {}
-        Ok(true)
+        loop {
+            let mut tx = shared.log.begin().await?;
+            let moved = move_due(&mut tx, schema, Some(Timestamp(due_at))).await?;
+            tx.commit().await?;
+            if moved == 0 {
+                return Ok(true);
+            }
+        }
     }
 }
