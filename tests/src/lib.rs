@@ -1,7 +1,10 @@
 //! What the integration tests share: a log of its own for each test on a real PostgreSQL, events, and consumers in the background.
 
+mod drained;
 mod events;
+mod full;
 mod logged;
+mod memory;
 mod proxy;
 mod running;
 mod seen;
@@ -9,8 +12,11 @@ mod test_log;
 mod traced;
 
 pub use crate::{
-    events::{Counted, Noted, Tallied, emit_either, emit_next},
+    drained::{Drained, wait_until_drained},
+    events::{Bulky, Counted, Noted, Tallied, emit_either, emit_next},
+    full::full,
     logged::{Line, Logged},
+    memory::peak_memory,
     proxy::{Proxy, Way},
     running::Running,
     seen::{Seen, assert_each_once_in_order, seen_by, wait_until_seen},
