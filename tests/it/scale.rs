@@ -2,6 +2,12 @@
 //! sizes that take minutes.
 
 mod backlog;
+mod groups;
+mod hot_key;
+mod long_transaction;
+mod open_transactions;
+mod own;
+mod starvation;
 
 use std::process::{Child, Command, ExitStatus};
 
