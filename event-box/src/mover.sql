@@ -1,7 +1,7 @@
 -- Appends to the log what is due ($3, or now), in due order, at most so many rows ($1) and bytes ($2): what does not fit is for the next move.
 -- A row that somebody else is cancelling is passed over. Deleting takes the transaction's xid before the log's sequence is drawn.
 with due as materialized (
-    select due_at, ordinal, pg_column_size(payload) as bytes
+    select due_at, ordinal, pg_column_size(payload) + coalesce(pg_column_size(headers), 0) as bytes
     from event_box.delayed
     where due_at <= coalesce($3, statement_timestamp())
     order by due_at, ordinal
