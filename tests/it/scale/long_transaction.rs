@@ -1,7 +1,8 @@
+use std::time::Duration;
+
 use event_box::{Backoff, Consumer, Context, Failure, Outbox, PullBuilder};
 use event_box_tests::{Counted, Running, Seen, full, seen_by, wait_until_seen};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
-use std::time::Duration;
 
 use super::own::Own;
 
