@@ -90,9 +90,9 @@ async fn pull_all(pool: &PgPool, events: usize) -> BTreeMap<Uuid, Arrival> {
     let mut arrived = BTreeMap::new();
     while arrived.len() < events {
         let mut tx = pool.begin().await.unwrap();
-        let mut batch = pull.batch(&mut tx, 100).await.unwrap();
+        let batch = pull.batch(&mut tx, 100).await.unwrap();
         assert!(!batch.is_empty(), "{} of {events}", arrived.len());
-        while let Some(event) = batch.next() {
+        for event in batch {
             let headers = event.headers().iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
             let key = event.partition_key().map(str::to_owned);
             arrived.insert(event.id(), (event.topic().to_owned(), key, event.payload().to_vec(), headers));
