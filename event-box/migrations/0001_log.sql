@@ -20,8 +20,8 @@ create table event_box.events (
     primary key (partition, sequence)
 );
 
--- Uncompressed out-of-line payloads: their size is known without reading them, which is what keeps a batch within its byte budget.
-alter table event_box.events alter column payload set storage external;
+-- Uncompressed out of line: their size is known without reading them, which is what keeps a batch within its byte budget.
+alter table event_box.events alter column payload set storage external, alter column headers set storage external;
 
 -- Events that are not due yet. What is due is moved into the log, by one process at a time (docs/architecture.md, "Delayed events").
 create table event_box.delayed (
@@ -41,7 +41,7 @@ create table event_box.delayed (
 create index delayed_id on event_box.delayed (id);
 
 -- As the log's: a move keeps within its byte budget without reading them.
-alter table event_box.delayed alter column payload set storage external;
+alter table event_box.delayed alter column payload set storage external, alter column headers set storage external;
 
 create table event_box.consumer_groups (
     name       text        primary key constraint name_length check (octet_length(name) between 1 and 255),
@@ -100,6 +100,9 @@ create table event_box.parked (
     payload         json,
     primary key (group_name, partition, sequence)
 );
+
+-- As the log's.
+alter table event_box.parked alter column payload set storage external;
 
 create index parked_key on event_box.parked (group_name, partition, partition_key, sequence) where blocks;
 create index parked_due on event_box.parked (group_name, partition, due_at) where due_at is not null;

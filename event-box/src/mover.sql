@@ -2,7 +2,7 @@
 -- A row that somebody else is cancelling is passed over. Deleting takes the transaction's xid before the log's sequence is drawn. It goes by
 -- ctid: by key, PostgreSQL 18 was found to plan a scan of all that wait.
 with due as materialized (
-    select ctid as tid, due_at, ordinal, pg_column_size(payload) as bytes
+    select ctid as tid, due_at, ordinal, pg_column_size(payload) + coalesce(pg_column_size(headers), 0) as bytes
     from event_box.delayed
     where due_at <= coalesce($3, statement_timestamp())
     order by due_at, ordinal

@@ -153,7 +153,7 @@ impl Partition<'_> {
                    select p.sequence, p.attempts, p.deaths, p.partition_key,
                           p.dead_at is null and (p.due_at is null or p.due_at <= clock_timestamp()) and p.topic = any($3) as ready,
                           e.id, e.topic, e.version, coalesce(p.payload, e.payload) as payload, e.headers, e.emitted_at,
-                          sum(pg_column_size(coalesce(p.payload, e.payload)))
+                          sum(pg_column_size(coalesce(p.payload, e.payload)) + coalesce(pg_column_size(e.headers), 0))
                               over (order by p.sequence rows between unbounded preceding and 1 preceding) as bytes_before
                    from turn
                    join event_box.parked as p on p.group_name = $1 and p.partition = $2 and p.sequence = turn.sequence

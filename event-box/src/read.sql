@@ -47,9 +47,9 @@ select t::text as "snapshot?",
 from seen, subscription
 union all
 select null, null, foreign_row, null, null, null, sequence, id, topic, version, partition_key,
-       -- Rows beyond the byte budget come without payload: the batch ends before the first of them, and knows that it is there.
+       -- Rows beyond the byte budget come without payload and headers: the batch ends before the first of them, and knows that it is there.
        case when subscribed and coalesce(bytes_before, 0) < $4::bigint then payload end,
-       case when subscribed then headers end, emitted_at, subscribed, behind
+       case when subscribed and coalesce(bytes_before, 0) < $4::bigint then headers end, emitted_at, subscribed, behind
 from (
     select e.*, e.xid >= pg_snapshot_xmax(s) as foreign_row,
            case when parks and e.partition_key is not null then exists (
@@ -58,7 +58,7 @@ from (
                  and p.sequence < e.sequence and p.blocks) else false end as behind
     from seen cross join low cross join subscription cross join lateral (
         select *, topic = any(topics) and erased_at is null as subscribed,
-               sum(case when topic = any(topics) then pg_column_size(payload) else 0 end)
+               sum(case when topic = any(topics) then pg_column_size(payload) + coalesce(pg_column_size(headers), 0) else 0 end)
                    over (order by sequence rows between unbounded preceding and 1 preceding) as bytes_before
         from (
             select * from event_box.events

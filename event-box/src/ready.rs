@@ -73,6 +73,14 @@ impl Ready {
         true
     }
 
+    /// They were popped for nothing, and have the first places again: last in line, they might lose their turn as often as they have it.
+    pub(crate) fn give_back(&mut self, partitions: Vec<i16>) {
+        for partition in partitions.into_iter().rev() {
+            self.states[partition as usize] = State::Queued;
+            self.queue.push_front(partition);
+        }
+    }
+
     /// Its batch has ended.
     pub(crate) fn finished(&mut self, partition: i16, more: bool) {
         let again = std::mem::replace(&mut self.states[partition as usize], State::Idle) == State::RunningAgain;
@@ -95,6 +103,17 @@ mod tests {
         ready.announce(3);
         ready.announce(2);
         assert_eq!([ready.pop(), ready.pop(), ready.pop(), ready.pop()], [Some(1), Some(2), Some(3), None]);
+    }
+
+    #[test]
+    fn what_is_given_back_keeps_its_place() {
+        let mut ready = Ready::default();
+        (1..=4).for_each(|partition| ready.push(partition));
+        assert_eq!([ready.pop(), ready.pop(), ready.pop()], [Some(1), Some(2), Some(3)]);
+        ready.announce(3);
+        ready.give_back(vec![2, 3]);
+        ready.finished(1, true);
+        assert_eq!(ready.waiting().collect::<Vec<_>>(), [2, 3, 4, 1]);
     }
 
     #[test]

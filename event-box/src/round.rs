@@ -263,7 +263,9 @@ impl Shared {
 
 fn payload_bytes(claim: &Claimed) -> usize {
     let rows = claim.page.rows.iter().filter_map(|row| row.record.as_ref());
-    rows.chain(claim.due.iter().filter_map(|parked| parked.record.as_ref())).map(|record| record.payload.len()).sum()
+    rows.chain(claim.due.iter().filter_map(|parked| parked.record.as_ref()))
+        .map(|record| record.payload.len() + record.headers.bytes())
+        .sum()
 }
 
 /// What can be begun at once: an event after the other of each key, and each event without one. Behind what is parked nothing is.

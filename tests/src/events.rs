@@ -20,6 +20,18 @@ pub struct Noted {
     pub text: String,
 }
 
+/// A large event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Event)]
+#[event(topic = "test.bulky", partition_key = "key")]
+pub struct Bulky {
+    /// Its key.
+    pub key: String,
+    /// 1 for the first of its key.
+    pub n: i64,
+    /// What makes it large.
+    pub bulk: String,
+}
+
 /// What a newer version of a service records under the same keys, beside [`Counted`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Event)]
 #[event(topic = "test.tallied", partition_key = "key")]

@@ -1,10 +1,13 @@
 //! What the integration tests share: a log of its own for each test on a real PostgreSQL, events, and consumers in the background.
 
 mod client;
+mod drained;
 mod events;
+mod full;
 mod logged;
 pub mod model;
 mod pgbouncer;
+mod memory;
 mod proxy;
 mod running;
 mod seen;
@@ -14,8 +17,11 @@ mod traced;
 
 pub use crate::{
     client::client,
-    events::{Counted, Noted, Tallied, emit_either, emit_next},
+    drained::{Drained, wait_until_drained},
+    events::{Bulky, Counted, Noted, Tallied, emit_either, emit_next},
+    full::full,
     logged::{Line, Logged},
+    memory::peak_memory,
     pgbouncer::PgBouncer,
     proxy::{Proxy, Way},
     running::Running,

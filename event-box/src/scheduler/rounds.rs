@@ -53,9 +53,7 @@ impl Scheduler {
     /// A round has as many partitions as it needs; these it leaves to others.
     pub(super) fn released(&mut self, partitions: Vec<i16>) {
         self.claiming = false;
-        for partition in partitions {
-            self.ready.finished(partition, true);
-        }
+        self.ready.give_back(partitions);
     }
 
     pub(super) fn round_finished(
