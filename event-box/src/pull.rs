@@ -18,6 +18,7 @@ use crate::{
     collector::Collector,
     deadline::within,
     event_box::EventBox,
+    failpoint::failpoint,
     look::{look, look_within},
     policy::Policy,
     pull_error::PullError,
@@ -135,6 +136,7 @@ impl Pull {
                 let look = look_within(transaction, schema, &self.group, &self.topics).await;
                 let look = look.map_err(|error| self.database(error))?.ok_or_else(|| self.removed())?;
                 self.ready().extend(look.partitions);
+                failpoint!(PullLooked, |error| self.database(error));
                 continue;
             };
             let partition = Partition { schema, group: &self.group, number };
@@ -168,6 +170,7 @@ impl Pull {
             let collected = collector.into_collected();
             if !collected.is_empty() {
                 pulled.fill(number, collected);
+                failpoint!(Pulled, |error| self.database(error));
                 return Ok(pulled);
             }
         }

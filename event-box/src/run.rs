@@ -12,6 +12,7 @@ use crate::{
     batch::{Batch, BatchError, Halt, Unavailable},
     event_info::EventInfo,
     failed::Failed,
+    failpoint::failpoint,
     failure::{Failure, chain, is_conflict, is_outage},
     parked::{Parking, Reason, Tries},
     progress::Progress,
@@ -244,9 +245,11 @@ impl Batch<'_> {
             terms: Terms { partition: self.partition.number, deadline },
             answer: &mut answer,
         };
+        failpoint!(Handling);
         let Ok(result) = tokio::time::timeout_at(deadline, self.dispatch.deliver(work)).await else {
             return Err(BatchError::RunTimedOut { events: part.len(), timeout }.into());
         };
+        failpoint!(HandlingEnded);
         let failure = match result {
             Ok(()) => {
                 let failed = named(part, answer.failed);
