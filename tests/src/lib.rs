@@ -2,6 +2,7 @@
 
 mod events;
 mod logged;
+mod mischief;
 mod proxy;
 mod running;
 mod seen;
@@ -11,6 +12,7 @@ mod traced;
 pub use crate::{
     events::{Counted, Noted, Tallied, emit_either, emit_next},
     logged::{Line, Logged},
+    mischief::{Mischief, Mishap},
     proxy::{Proxy, Way},
     running::Running,
     seen::{Seen, assert_each_once_in_order, seen_by, wait_until_seen},
