@@ -180,7 +180,8 @@ impl Pull {
     /// is due. Returns at once where there is something already. Uses a connection of the pool, not the caller's transaction.
     ///
     /// # Errors
-    /// Where the group was removed, or the log is not one that events can be delivered from. A database that cannot be reached is waited for.
+    /// Where the group was removed, the pool was closed, or the log is not one that events can be delivered from. A database that cannot
+    /// be reached is waited for.
     pub async fn wait(&self) -> Result<(), PullError> {
         let join = || self.log.pulse().join(self.log.pool(), self.log.schema(), POLL_INTERVAL);
         let pulse = self.pulse.get_or_init(join);
@@ -208,7 +209,9 @@ impl Pull {
                     }
                 }
                 Ok(Some(look)) => look.retry_in.unwrap_or(LOOK_ANYWAY).min(LOOK_ANYWAY),
-                Err(error) if crate::error::is_missing_table(&error) => return Err(self.database(error)),
+                Err(error) if crate::error::is_missing_table(&error) || matches!(error, sqlx::Error::PoolClosed) => {
+                    return Err(self.database(error));
+                }
                 Err(_) => Duration::from_secs(1),
             };
             let _ = tokio::time::timeout(wait, server.changed()).await;
