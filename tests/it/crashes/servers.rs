@@ -1,11 +1,14 @@
 //! The server is killed, stopped and restarted, and single backends are killed and ended, beside emitters and groups of every mode.
 
-use std::{process::Command, time::Duration};
+use std::{process::Command, str::FromStr, time::Duration};
 
 use event_box_dev::{Server, ServerOptions};
 use event_box_tests::PATIENCE;
 use fastrand::Rng;
-use sqlx::PgPool;
+use sqlx::{
+    Connection, PgConnection, PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
 use tokio::{
     task::block_in_place,
     time::{Instant, timeout},
@@ -30,21 +33,30 @@ impl Blow {
     const ALL: [Self; 4] = [Self::Kill, Self::Stop, Self::KillBackend, Self::Terminate];
 
     async fn fall(self, server: &Server, pool: &PgPool, rng: &mut Rng) {
-        let some = "select pid from pg_stat_activity
-                    where backend_type = 'client backend' and datname = current_database() and pid <> pg_backend_pid()
-                    order by random() limit $1";
         match self {
             Self::Kill => block_in_place(|| server.kill().and_then(|()| server.restart())).unwrap(),
             Self::Stop => block_in_place(|| server.stop().and_then(|()| server.restart())).unwrap(),
             Self::KillBackend => {
-                let pid: i32 = sqlx::query_scalar(some).bind(1).fetch_one(pool).await.unwrap();
-                // It may have ended by itself just now.
-                let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).status().expect("kill runs");
+                // One that sees the server end all others.
+                let mut witness = PgConnection::connect_with(&pool.connect_options()).await.unwrap();
+                let one = "select pid from pg_stat_activity
+                           where backend_type = 'client backend' and pid <> pg_backend_pid() order by random() limit 1";
+                let pid: i32 = sqlx::query_scalar(one).fetch_one(&mut witness).await.unwrap();
+                let killed = Command::new("kill").args(["-KILL", &pid.to_string()]).status().expect("kill runs");
+                let deadline = Instant::now() + PATIENCE;
+                // It may have ended by itself just before.
+                while killed.success() && sqlx::query("select").execute(&mut witness).await.is_ok() {
+                    assert!(Instant::now() < deadline, "the server outlived its backend");
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
             }
             Self::Terminate => {
-                let pids: Vec<i32> = sqlx::query_scalar(some).bind(rng.i64(1..6)).fetch_all(pool).await.unwrap();
-                let ended = sqlx::query("select pg_terminate_backend(pid) from unnest($1::int[]) as pid");
-                ended.bind(pids).execute(pool).await.unwrap();
+                let mut connection = PgConnection::connect_with(&pool.connect_options()).await.unwrap();
+                let some = "select count(pg_terminate_backend(pid)) from (
+                                select pid from pg_stat_activity
+                                where backend_type = 'client backend' and application_name <> 'the test'
+                                order by random() limit $1) as some";
+                sqlx::query(some).bind(rng.i64(1..6)).execute(&mut connection).await.unwrap();
             }
         }
         is_back(pool).await;
@@ -54,16 +66,8 @@ impl Blow {
 /// Waits until the server answers.
 async fn is_back(pool: &PgPool) {
     let deadline = Instant::now() + PATIENCE;
-    // A pool finds out about its dead connections one by one, and a server that has just lost a backend may yet answer.
-    let mut answers = 0;
-    while answers < 3 {
-        match sqlx::query("select").execute(pool).await {
-            Ok(_) => answers += 1,
-            Err(error) => {
-                assert!(Instant::now() < deadline, "{error}");
-                answers = 0;
-            }
-        }
+    while let Err(error) = PgConnection::connect_with(&pool.connect_options()).await {
+        assert!(Instant::now() < deadline, "{error}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -73,7 +77,8 @@ async fn a_server_that_dies_and_loses_backends_again_and_again_loses_and_doubles
     let mut rng = book::rng();
     let server = block_in_place(|| Server::start(&ServerOptions::new().setting("fsync", "off"))).unwrap();
     let database = server.create_database("crashes").await.unwrap();
-    let pool = database.pool(3).await.unwrap();
+    let own = PgConnectOptions::from_str(database.url()).unwrap().application_name("the test");
+    let pool = PgPoolOptions::new().max_connections(3).connect_with(own).await.unwrap();
     book::open(&pool).await;
     let members: Vec<_> = Mode::GROUPS
         .into_iter()
