@@ -55,7 +55,7 @@ impl Blow {
                 let some = "select count(pg_terminate_backend(pid)) from (
                                 select pid from pg_stat_activity
                                 where backend_type = 'client backend' and application_name <> 'the test'
-                                order by random() limit $1) as some";
+                                order by random() limit $1) as victims";
                 sqlx::query(some).bind(rng.i64(1..6)).execute(&mut connection).await.unwrap();
             }
         }
