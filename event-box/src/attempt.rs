@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use crate::{
     batch::{Batch, BatchError, Halt, Unavailable},
     error::BoxError,
+    failpoint::failpoint,
     failure::{Failure, chain, is_conflict, is_in_failed_transaction, is_outage},
     parked::{Parking, Tries},
     policy::Policy,
@@ -60,6 +61,7 @@ impl Batch<'_> {
             watch.process.begins(self.partition.number);
             self.within(self.partition.begin(watch.pool, sequence, watch.process.id)).await?;
             progress.care.has_starts = true;
+            failpoint!(Started);
         }
         self.ran.events.fetch_add(1, Ordering::Relaxed);
         self.ran.last.store(sequence, Ordering::Relaxed);
@@ -77,9 +79,11 @@ impl Batch<'_> {
             answer: &mut answer,
             unprepared: self.partition.schema.is_behind_pooler(),
         };
+        failpoint!(Handling);
         let Ok(result) = tokio::time::timeout_at(deadline, self.dispatch.deliver(work)).await else {
             return Err(BatchError::Verdict { sequence, verdict: Verdict::timed_out(timeout) }.into());
         };
+        failpoint!(HandlingEnded);
         let judged = |error: sqlx::Error| match Verdict::on_ended_transaction(&error) {
             Some(verdict) => BatchError::Verdict { sequence, verdict },
             None => error.into(),

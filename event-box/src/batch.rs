@@ -12,6 +12,7 @@ use crate::{
     claim::{Partition, Session},
     cursor::{Advance, Cursor, Opening},
     deadline::within,
+    failpoint::failpoint,
     failure::is_in_failed_transaction,
     mode::Mode,
     mutation,
@@ -152,6 +153,7 @@ impl Batch<'_> {
         session: &Session,
     ) -> Result<Option<Done>, BatchError> {
         let Some(claim) = self.within(self.partition.claim(connection)).await? else { return Ok(None) };
+        failpoint!(Claimed);
         let care = self.care(connection, &claim, session).await?;
         if care.waits {
             self.within(self.partition.advance(connection, &Advance::Nothing, care.left)).await?;
@@ -180,6 +182,7 @@ impl Batch<'_> {
                 Err(Halt::Hidden) => (Vec::new(), None, true),
             };
             self.within(execute(connection, UNDO)).await?;
+            failpoint!(Undone);
             progress = progress.again(fates, crowded, savepoints);
         };
         let done = &mut progress.done;
@@ -199,6 +202,7 @@ impl Batch<'_> {
         let careful = progress.careful();
         progress.done.careful = careful > 0;
         self.within(self.partition.advance(connection, &advance, careful)).await?;
+        failpoint!(Advanced);
         Ok(Some(progress.done))
     }
 
@@ -235,6 +239,7 @@ impl Batch<'_> {
         self.ask_again(connection, progress).await?;
         self.within(progress.savepoint.close(connection)).await?;
         self.park(connection, progress).await?;
+        failpoint!(Handled);
         progress.done.more |= next.is_some();
         progress.exhausted = next.is_none() && !progress.closed;
         #[cfg(feature = "_mutations")]
@@ -253,7 +258,9 @@ impl Batch<'_> {
     ) -> Result<Page, ReadError> {
         let topics = self.dispatch.topics();
         let read = self.partition.read(connection, cursor, session, topics, limit, self.policy.batch_bytes);
-        self.within(read).await
+        let page = self.within(read).await?;
+        failpoint!(Read);
+        Ok(page)
     }
 
     /// Back to the level of the claim, where the cursor is advanced.

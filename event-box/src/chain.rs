@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     attempt::{Fate, fate},
     event_info::EventInfo,
+    failpoint::failpoint,
     parked::{Parking, Tries},
     record::Record,
     router::DispatchDetached,
@@ -129,7 +130,13 @@ async fn handle(
     let policy = &shared.policy;
     let info = EventInfo { record, group: &shared.group, attempt: tries.attempts.saturating_add(1) };
     let deadline = Instant::now() + policy.handler_timeout;
-    match tokio::time::timeout_at(deadline, handlers.deliver(info, Terms { partition, deadline })).await {
+    let delivered = async {
+        failpoint!(ChainHandling);
+        handlers.deliver(info, Terms { partition, deadline }).await?;
+        failpoint!(ChainHandled);
+        Ok(())
+    };
+    match tokio::time::timeout_at(deadline, delivered).await {
         Ok(Ok(())) => Fate::Handled,
         Ok(Err(failure)) => fate(policy, record, tries, failure, false),
         Err(_) => Fate::Parked(policy.judge(record, tries, &Verdict::timed_out(policy.handler_timeout))),

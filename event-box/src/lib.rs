@@ -233,6 +233,10 @@ mod event_box;
 mod event_info;
 mod expiry;
 mod failed;
+mod failpoint;
+#[cfg(feature = "_failpoints")]
+#[doc(hidden)]
+pub mod failpoints;
 mod failure;
 mod forward;
 mod group;

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 use crate::{
     deadline::within,
     error::{is_missing_privilege, is_missing_table},
+    failpoint::failpoint,
     failure::chain,
     group::LIMITS,
     notify,
@@ -100,8 +101,11 @@ async fn check(connection: &mut PgConnection, schema: &Schema) -> Result<Found, 
         sqlx::query_scalar!(r#"select pg_try_advisory_xact_lock(hashtextextended('event_box.delayed', 0)) as "ours!""#)
             .fetch_one(schema.over(&mut *tx))
             .await?;
+    failpoint!(Moving);
     let moved = if ours { move_due(&mut tx, schema, None).await? } else { 0 };
+    failpoint!(Moved);
     tx.commit().await?;
+    failpoint!(MoveCommitted);
     Ok(if moved > 0 { Found::Moved } else { Found::Taken })
 }
 

@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use crate::{
     claim::Partition,
+    failpoint::failpoint,
     headers::Headers,
     record::Record,
     retention::CENTURY,
@@ -200,6 +201,7 @@ impl Partition<'_> {
         if parkings.is_empty() {
             return Ok(());
         }
+        failpoint!(Parking);
         let column = |of: fn(&Parking) -> Option<String>| parkings.iter().map(of).collect::<Vec<_>>();
         sqlx::query!(
             r#"insert into event_box.parked as p
@@ -234,6 +236,7 @@ impl Partition<'_> {
         )
         .execute(self.schema.over(connection))
         .await?;
+        failpoint!(Parked);
         Ok(())
     }
 
@@ -247,6 +250,7 @@ impl Partition<'_> {
         )
         .execute(self.schema.over(connection))
         .await?;
+        failpoint!(Cleared);
         Ok(())
     }
 
@@ -266,6 +270,7 @@ impl Partition<'_> {
         )
         .execute(self.schema.over(connection))
         .await?;
+        failpoint!(Promoted);
         Ok(())
     }
 }

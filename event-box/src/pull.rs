@@ -18,6 +18,7 @@ use crate::{
     collector::Collector,
     deadline::within,
     event_box::EventBox,
+    failpoint::failpoint,
     look::{look, look_within},
     policy::Policy,
     pull_error::PullError,
@@ -135,6 +136,7 @@ impl Pull {
                 let look = look_within(transaction, schema, &self.group, &self.topics).await;
                 let look = look.map_err(|error| self.database(error))?.ok_or_else(|| self.removed())?;
                 self.ready().extend(look.partitions);
+                failpoint!(PullLooked, |error| self.database(error));
                 continue;
             };
             let partition = Partition { schema, group: &self.group, number };
@@ -168,6 +170,7 @@ impl Pull {
             let collected = collector.into_collected();
             if !collected.is_empty() {
                 pulled.fill(number, collected);
+                failpoint!(Pulled, |error| self.database(error));
                 return Ok(pulled);
             }
         }
@@ -177,7 +180,8 @@ impl Pull {
     /// is due. Returns at once where there is something already. Uses a connection of the pool, not the caller's transaction.
     ///
     /// # Errors
-    /// Where the group was removed, or the log is not one that events can be delivered from. A database that cannot be reached is waited for.
+    /// Where the group was removed, the pool was closed, or the log is not one that events can be delivered from. A database that cannot
+    /// be reached is waited for.
     pub async fn wait(&self) -> Result<(), PullError> {
         let join = || self.log.pulse().join(self.log.pool(), self.log.schema(), POLL_INTERVAL);
         let pulse = self.pulse.get_or_init(join);
@@ -207,7 +211,9 @@ impl Pull {
                     }
                 }
                 Ok(Some(look)) => look.retry_in.unwrap_or(LOOK_ANYWAY).min(LOOK_ANYWAY),
-                Err(error) if crate::error::is_missing_table(&error) => return Err(self.database(error)),
+                Err(error) if crate::error::is_missing_table(&error) || matches!(error, sqlx::Error::PoolClosed) => {
+                    return Err(self.database(error));
+                }
                 Err(_) => Duration::from_secs(1),
             };
             let _ = tokio::time::timeout(wait, server.changed()).await;

@@ -6,6 +6,7 @@ use uuid::Uuid;
 use crate::{
     claim::Partition,
     event::{DecodeError, Event},
+    failpoint::failpoint,
     failure::{Failure, chain},
     headers::Headers,
     parked::{Parking, Reason, Tries},
@@ -165,6 +166,7 @@ impl PulledBatch {
         )
         .execute(self.schema.over(&mut *transaction))
         .await?;
+        failpoint!(PullFailed);
         crate::report::report(&self.group, &parkings[..1], None, std::time::Duration::ZERO).await;
         Ok(())
     }

@@ -1,5 +1,6 @@
 use std::{
     convert::Infallible,
+    panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
@@ -7,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use sqlx::{PgPool, postgres::PgListener};
 use tokio::{
     sync::{Notify, broadcast, watch},
@@ -78,7 +80,11 @@ impl Pulse {
         let (woken, lost) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let mut tasks = JoinSet::new();
         let listening = listen(pool.clone(), schema.clone(), hints.clone(), woken.clone(), lost.clone());
-        let polling = keep_polling(pool.clone(), schema.clone(), announce, interval_nanos.clone(), woken, lost);
+        let (own, schema, nanos) = (pool.clone(), schema.clone(), interval_nanos.clone());
+        let polling = revived(move || {
+            let (pool, schema, announce) = (own.clone(), schema.clone(), announce.clone());
+            keep_polling(pool, schema, announce, nanos.clone(), woken.clone(), lost.clone())
+        });
         let mut closed = pool.close_event();
         tasks.spawn(async move {
             // A pool that is to be closed waits for the poll's connection.
@@ -111,6 +117,14 @@ impl SharedPulse {
     }
 }
 
+/// A panic is ours. Groups would go on without a poll, and delayed events without a mover: it begins anew.
+async fn revived<F: Future<Output = ()>>(start: impl Fn() -> F) {
+    while AssertUnwindSafe(start()).catch_unwind().await.is_err() {
+        tracing::error!("polling the event log panicked, which is a defect of event-box; it begins anew");
+        tokio::time::sleep(RECONNECT).await;
+    }
+}
+
 async fn keep_polling(
     pool: PgPool,
     schema: Schema,
@@ -119,6 +133,8 @@ async fn keep_polling(
     woken: Arc<Notify>,
     lost: Arc<Notify>,
 ) {
+    // So too where it begins anew: what was polled before is worthless.
+    announce.send_replace(Server::Unknown);
     let (mut epoch, mut reachable) = (0, true);
     let mut last: Option<Arc<Poll>> = None;
     let mut mover = Mover::new();

@@ -14,6 +14,7 @@ use crate::{
     claim::{Partition, open},
     cursor::{Advance, Cursor, Opening},
     deadline::within,
+    failpoint::failpoint,
     parked::{Parked, Tries},
     read::{Page, ReadError},
     report::report,
@@ -126,6 +127,7 @@ impl Shared {
         let patience = self.policy.statement_timeout();
         let begin = AssertSqlSafe(self.begin(SILENCE)).into_sql_str();
         let mut tx = within(patience, held.connection()?.begin_with(begin)).await?;
+        failpoint!(RoundBegun);
         let closing = self.shutdown.child_token();
         // Dropped with the round, and what runs in it: a claim that is lost is no longer ours to work on.
         let mut chains = JoinSet::new();
@@ -150,10 +152,13 @@ impl Shared {
         }
         drop(offered);
         self.wait_for(&mut tx, &mut chains, &mut claimed, &closing).await?;
+        failpoint!(RoundHandled);
         for claim in claimed {
             finished.push((claim.number, Finish::Done(self.settle(&mut tx, claim, rows, opening).await?)));
         }
+        failpoint!(RoundCommitting);
         within(patience, tx.commit()).await?;
+        failpoint!(RoundCommitted);
         Ok(finished)
     }
 
@@ -173,10 +178,12 @@ impl Shared {
         // Read before this transaction took its id, for the first and so for all.
         first_opening.get_or_insert(opening);
         let Some(claim) = batch.within(partition.claim(connection)).await? else { return Ok(Err(Finish::Busy)) };
+        failpoint!(RoundClaimed);
         let care = batch.care(connection, &claim, &session).await?;
         let topics = self.dispatch.topics();
         let read = partition.read(connection, &claim.cursor, &session, topics, rows, bytes);
         let page = batch.within(read).await?;
+        failpoint!(RoundRead);
         if page.mode != self.policy.mode.text() {
             return Err(ReadError::Mode { stored: page.mode }.into());
         }
@@ -222,6 +229,7 @@ impl Shared {
                     let alive = sqlx::query!("select 'the claim is kept' as alive");
                     let alive = alive.fetch_one(self.log.schema().over(&mut *connection));
                     within(SILENCE, alive).await?;
+                    failpoint!(RoundKeptAlive);
                 }
             }
         }
@@ -251,6 +259,7 @@ impl Shared {
             partition.advance(connection, &advance, 0).await
         };
         within(self.policy.statement_timeout(), written).await?;
+        failpoint!(RoundAdvanced);
         let mut done = settled.done;
         done.more |= cursor.target.is_some();
         Ok(done)

@@ -12,6 +12,7 @@ use crate::{
     batch::{Batch, BatchError, Halt, Unavailable},
     event_info::EventInfo,
     failed::Failed,
+    failpoint::failpoint,
     failure::{Failure, chain, is_conflict, is_outage},
     parked::{Parking, Reason, Tries},
     progress::Progress,
@@ -245,9 +246,11 @@ impl Batch<'_> {
             answer: &mut answer,
             unprepared: self.partition.schema.is_behind_pooler(),
         };
+        failpoint!(Handling);
         let Ok(result) = tokio::time::timeout_at(deadline, self.dispatch.deliver(work)).await else {
             return Err(BatchError::RunTimedOut { events: part.len(), timeout }.into());
         };
+        failpoint!(HandlingEnded);
         let failure = match result {
             Ok(()) => {
                 let failed = named(part, answer.failed);

@@ -11,6 +11,7 @@ use crate::{
     claim::{Partition, Session, open},
     deadline::within,
     event_box::EventBox,
+    failpoint::failpoint,
     failure::chain,
     look::{Look, look},
     policy::Policy,
@@ -142,12 +143,15 @@ impl Shared {
         // A handler that takes too long is ended by the client.
         let begin = AssertSqlSafe(self.begin(self.policy.handler_timeout + Duration::from_secs(15))).into_sql_str();
         let mut tx = within(self.policy.statement_timeout(), connection.begin_with(begin)).await?;
+        failpoint!(Begun);
         let (opening, session): (_, Session) =
             within(self.policy.statement_timeout(), open(&mut tx, partition)).await?;
         *backend = Some(session.backend);
         let batch = self.as_batch(partition, assignment, ran);
         let done = batch.run(&mut tx, opening, &session).await?;
+        failpoint!(Committing);
         within(self.policy.statement_timeout(), tx.commit()).await?;
+        failpoint!(Committed);
         Ok(done)
     }
 

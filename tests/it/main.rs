@@ -7,6 +7,7 @@ mod builds;
 mod cancel;
 mod concurrent;
 mod consume;
+mod crashes;
 mod database_trouble;
 mod dead_letter_policy;
 mod dead_letters;

@@ -191,3 +191,19 @@ async fn what_cannot_work_is_refused_when_it_is_opened() {
     drop(tx);
     log.close().await;
 }
+
+#[tokio::test]
+async fn waiting_ends_where_the_pool_is_closed() {
+    let log = TestLog::new().await;
+    let pull = PullBuilder::new(&log.pool, "g").event::<Counted>().open().await.unwrap();
+    let waiting = tokio::spawn(async move { pull.wait().await });
+    log.wait_until(
+        "select count(*) from pg_stat_activity where datname = current_database() and query ilike 'listen%'",
+        1,
+    )
+    .await;
+    log.pool.close().await;
+    let ended = tokio::time::timeout(PATIENCE, waiting).await.expect("it ends").unwrap();
+    assert!(matches!(ended, Err(PullError::Log(_))), "{ended:?}");
+    log.close().await;
+}

@@ -8,6 +8,7 @@ mod logged;
 pub mod model;
 mod pgbouncer;
 mod memory;
+mod mischief;
 mod proxy;
 mod running;
 mod seen;
@@ -23,6 +24,7 @@ pub use crate::{
     logged::{Line, Logged},
     memory::peak_memory,
     pgbouncer::PgBouncer,
+    mischief::{Mischief, Mishap},
     proxy::{Proxy, Way},
     running::Running,
     seen::{Seen, assert_each_once_in_order, seen_by, wait_until_seen},

@@ -1,8 +1,8 @@
 use std::{
     io,
     sync::{
-        Arc,
-        atomic::{AtomicU16, AtomicU64, Ordering},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering},
     },
 };
 
@@ -15,6 +15,8 @@ use tokio::{
     sync::watch,
     task::JoinSet,
 };
+
+use crate::mischief::{Mischief, Mishap};
 
 /// A network between a consumer and its server that a test can break. Sockets stay open while it stalls, as they do where a host vanished.
 #[derive(Debug)]
@@ -40,6 +42,7 @@ struct Wires {
     accepted: AtomicU64,
     /// Everything stalls once a connection was given this many bytes.
     give_at_most: AtomicU64,
+    mischief: Mutex<Option<Arc<Mischief>>>,
 }
 
 /// Connections are numbered as they come; what is below the number is concerned.
@@ -70,6 +73,7 @@ impl Proxy {
             state: watch::Sender::default(),
             accepted: AtomicU64::new(0),
             give_at_most: AtomicU64::new(u64::MAX),
+            mischief: Mutex::default(),
         });
         let mut accepting = JoinSet::new();
         accepting.spawn(accept(listener, wires.clone()));
@@ -130,6 +134,11 @@ impl Proxy {
         self.wires.state.send_modify(|state| state.cut = self.accepted());
     }
 
+    /// From now on this becomes of what clients say; `None`: nothing any more.
+    pub fn make(&self, mischief: Option<Arc<Mischief>>) {
+        *self.wires.mischief.lock().unwrap_or_else(PoisonError::into_inner) = mischief;
+    }
+
     fn stall_below(&self, connection: u64) {
         self.wires.stall_below(connection);
     }
@@ -145,7 +154,15 @@ impl Wires {
         let _ = self.state.subscribe().wait_for(|state| state.stalls(way, connection) == stalls).await;
     }
 
-    async fn pump(&self, mut from: OwnedReadHalf, mut to: OwnedWriteHalf, way: Way, connection: u64) -> io::Result<()> {
+    /// `deaf`: the client does not hear the next answer, and its connection ends.
+    async fn pump(
+        &self,
+        mut from: OwnedReadHalf,
+        mut to: OwnedWriteHalf,
+        way: Way,
+        connection: u64,
+        deaf: &AtomicBool,
+    ) -> io::Result<()> {
         let (mut buffer, mut given) = (vec![0; 64 * 1024], 0);
         loop {
             self.until(way, connection, false).await;
@@ -158,6 +175,11 @@ impl Wires {
             if read == 0 {
                 return to.shutdown().await;
             }
+            match way {
+                Way::ToServer => self.harm(&buffer[..read], &mut to, deaf).await?,
+                Way::ToClient if deaf.load(Ordering::Relaxed) => return Err(cut()),
+                Way::ToClient => {}
+            }
             to.write_all(&buffer[..read]).await?;
             given += read as u64;
             if way == Way::ToClient && given > self.give_at_most.load(Ordering::Relaxed) {
@@ -165,6 +187,31 @@ impl Wires {
             }
         }
     }
+
+    async fn harm(&self, message: &[u8], to: &mut OwnedWriteHalf, deaf: &AtomicBool) -> io::Result<()> {
+        let mischief = self.mischief.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some((mishap, stall)) = mischief.and_then(|mischief| mischief.draw(message)) else { return Ok(()) };
+        match mishap {
+            Mishap::Late => {
+                tokio::time::sleep(stall).await;
+                Ok(())
+            }
+            Mishap::Unanswered => {
+                deaf.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+            Mishap::Unheard => Err(cut()),
+            Mishap::Torn => {
+                to.write_all(&message[..message.len() / 2]).await?;
+                tokio::time::sleep(stall).await;
+                Err(cut())
+            }
+        }
+    }
+}
+
+fn cut() -> io::Error {
+    io::ErrorKind::ConnectionAborted.into()
 }
 
 async fn accept(listener: TcpListener, wires: Arc<Wires>) {
@@ -189,9 +236,10 @@ async fn forward(client: TcpStream, wires: &Wires, connection: u64) -> io::Resul
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
-    let pumps = tokio::join!(
-        wires.pump(from_client, to_server, Way::ToServer, connection),
-        wires.pump(from_server, to_client, Way::ToClient, connection),
-    );
-    pumps.0.and(pumps.1)
+    let deaf = AtomicBool::new(false);
+    tokio::try_join!(
+        wires.pump(from_client, to_server, Way::ToServer, connection, &deaf),
+        wires.pump(from_server, to_client, Way::ToClient, connection, &deaf),
+    )?;
+    Ok(())
 }
