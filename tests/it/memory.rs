@@ -54,7 +54,7 @@ async fn settle(pool: &PgPool, logged: &Logged) -> i64 {
             break;
         }
     }
-    let remembered = last_value(&mut *pool.acquire().await.unwrap()).await;
+    let remembered = last_value(&mut pool.acquire().await.unwrap()).await;
     logged.wait_for_statements(POLL, logged.statements(POLL) + 1).await;
     // Between two polls.
     tokio::time::sleep(Duration::from_millis(30)).await;

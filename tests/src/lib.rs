@@ -5,10 +5,10 @@ mod drained;
 mod events;
 mod full;
 mod logged;
-pub mod model;
-mod pgbouncer;
 mod memory;
 mod mischief;
+pub mod model;
+mod pgbouncer;
 mod proxy;
 mod running;
 mod seen;
@@ -23,8 +23,8 @@ pub use crate::{
     full::full,
     logged::{Line, Logged},
     memory::peak_memory,
-    pgbouncer::PgBouncer,
     mischief::{Mischief, Mishap},
+    pgbouncer::PgBouncer,
     proxy::{Proxy, Way},
     running::Running,
     seen::{Seen, assert_each_once_in_order, seen_by, wait_until_seen},

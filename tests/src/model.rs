@@ -66,7 +66,7 @@ impl fmt::Display for Summary {
 /// What the oracle found, with the history of the partition; or where the model itself does not get on.
 pub async fn run(options: Options) -> Result<Summary> {
     let world = World::start(options).await?;
-    let outcome = history(&world).await;
+    let outcome = history(world).await;
     let summary = world.summary().await;
     world.end().await;
     outcome?;

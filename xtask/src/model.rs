@@ -14,8 +14,8 @@ const SEEDS: u64 = 4;
 
 /// Histories with faults on top, one after the other.
 pub(crate) fn soak(minutes: u64, seed: Option<u64>) -> Result<()> {
-    execute(&mut cargo(["build", "--release", "--package", "event-box-tests", "--bin", "model"]))?;
-    let mut model = Command::new(target_dir().join("release/model"));
+    execute(&mut cargo(["build", "--package", "event-box-tests", "--bin", "model"]))?;
+    let mut model = Command::new(program());
     model.args(["soak", "--minutes", &minutes.to_string()]);
     if let Some(seed) = seed {
         model.args(["--seed", &seed.to_string()]);
