@@ -56,10 +56,11 @@ fn pgbouncer() {
         let mut names = ["pgbouncer", "/usr/sbin/pgbouncer", "/usr/local/sbin/pgbouncer"].into_iter();
         names.any(|name| succeeds(Command::new(name).arg("--version")))
     };
-    if !found() && can_install() {
-        if let Err(error) = apt_get("PgBouncer is missing", "pgbouncer") {
-            println!("{error:#}");
-        }
+    if !found()
+        && can_install()
+        && let Err(error) = apt_get("PgBouncer is missing", "pgbouncer")
+    {
+        println!("{error:#}");
     }
     if !found() {
         println!(
