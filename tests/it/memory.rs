@@ -14,9 +14,9 @@ use tokio::{runtime::Runtime, time::Instant};
 const POLL: &str = r#"s::text as "snapshot!""#;
 const LOOK: &str = "due_in_seconds";
 /// What comes too late for a poll is found by a look that is made every half minute.
-const HALF_A_MINUTE_AND_MORE: Duration = Duration::from_secs(75);
-/// Far less than half a minute.
-const SOON: Duration = Duration::from_secs(20);
+const HALF_A_MINUTE_AND_MORE: Duration = Duration::from_secs(120);
+/// Far less than half a minute has of them, ten a second.
+const A_FEW_POLLS: usize = 100;
 
 async fn note(event: Counted, cx: &mut Context<'_>) -> Result<(), BoxError> {
     Ok(Seen::note("m", &event, cx).await?)
@@ -81,11 +81,11 @@ async fn emit_until_the_sequence_is_at(url: &str, remembered: i64) -> i64 {
     missing
 }
 
-async fn assert_later_events_come(pool: &PgPool, events: i64, within: Duration) {
-    let deadline = Instant::now() + within;
+async fn assert_later_events_come(pool: &PgPool, events: i64) {
+    let deadline = Instant::now() + HALF_A_MINUTE_AND_MORE;
     let seen = "select count(*) from seen where key = 'later'";
     while sqlx::query_scalar::<_, i64>(seen).fetch_one(pool).await.unwrap() < events {
-        assert!(Instant::now() < deadline, "not within {within:?}");
+        assert!(Instant::now() < deadline, "not within {HALF_A_MINUTE_AND_MORE:?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let expected = [("kept".to_owned(), vec![1, 2, 3]), ("later".to_owned(), (1..=events).collect())];
@@ -124,7 +124,10 @@ async fn a_sequence_that_went_back_by_a_crash_stalls_nothing() {
 
     crash(&server, writer);
     let later = aside(emit_until_the_sequence_is_at(server.url(), remembered));
-    assert_later_events_come(&pool, later, SOON).await;
+    let polls = logged.statements(POLL);
+    assert_later_events_come(&pool, later).await;
+    let polls = logged.statements(POLL) - polls;
+    assert!(polls < A_FEW_POLLS, "{polls} polls were made until the look that is made anyway");
     running.stop().await.unwrap();
 }
 
@@ -143,8 +146,7 @@ async fn a_sequence_that_went_back_by_a_crash_which_pgbouncer_hides_stalls_nothi
 
     crash(&server, writer);
     let later = aside(emit_until_the_sequence_is_at(server.url(), remembered));
-    assert_later_events_come(&pool, later, HALF_A_MINUTE_AND_MORE).await;
-    assert_eq!(logged.alarms().len(), 0, "it was hidden: {:#?}", logged.alarms());
+    assert_later_events_come(&pool, later).await;
     running.stop().await.unwrap();
 }
 
@@ -172,8 +174,7 @@ async fn a_sequence_that_went_back_by_a_promotion_which_pgbouncer_hides_stalls_n
     proxy.turn_to(standby.port());
     let later = aside(emit_until_the_sequence_is_at(standby.url(), remembered));
     let promoted = PgPool::connect(standby.url()).await.unwrap();
-    assert_later_events_come(&promoted, later, HALF_A_MINUTE_AND_MORE).await;
-    assert_eq!(logged.alarms().len(), 0, "it was hidden: {:#?}", logged.alarms());
+    assert_later_events_come(&promoted, later).await;
     running.stop().await.unwrap();
     network.shutdown_background();
 }
