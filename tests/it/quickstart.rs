@@ -25,7 +25,9 @@ fn assert_books_agree(mut quickstart: Command) {
     for line in ["events emitted                360", "declined, rolled back          40", "the books agree"] {
         assert!(printed.contains(line), "`{line}` is missing:\n{printed}");
     }
-    assert_eq!(errors, "", "nothing to worry a newcomer");
+    // sqlx warns of statements that take a second, as they may on a busy machine.
+    let worries: Vec<_> = errors.lines().filter(|line| !line.contains("slow statement")).collect();
+    assert!(worries.is_empty(), "nothing to worry a newcomer: {errors}");
 }
 
 /// The README's first command, with no server running and no variable set.
