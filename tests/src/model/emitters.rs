@@ -101,7 +101,7 @@ impl Emitter {
                 .map(|_| match self.rng.u8(0..16) {
                     0 => LOOSE.to_owned(),
                     1 => format!("d{}", self.rng.u8(0..4)),
-                    2 | 3 => neighbours[self.rng.usize(0..neighbours.len())].clone(),
+                    2..6 => neighbours[self.rng.usize(0..neighbours.len())].clone(),
                     _ => format!("e{:02}", self.rng.u8(0..20)),
                 })
                 .collect(),
