@@ -131,11 +131,10 @@ impl Eight {
         wait_until_seen(&log.pool, "g", log.number("select sum(n)::bigint from counters").await).await;
         assert_eq!(log.number("select count(*) from event_box.consumer_groups").await, 1);
         assert_eq!(log.number("select count(*) from event_box.cursors").await, 64);
-        for member in self.members {
-            assert!(member.terminate().success());
-        }
-        assert_each_once_in_order(&log.pool, "g").await;
+        let ended: Vec<_> = self.members.into_iter().map(|member| member.terminate().success()).collect();
         assert_eq!(std::fs::read_to_string(self.printed.path()).unwrap(), "", "no error and no warning in any of them");
+        assert_eq!(ended, [true; 8]);
+        assert_each_once_in_order(&log.pool, "g").await;
     }
 }
 
