@@ -4,7 +4,6 @@ use crate::{
     consumer_group::{ConsumerGroup, GroupError},
     intervention::Intervention,
     mode::Mode,
-    mutation,
     schema::Schema,
 };
 
@@ -22,9 +21,6 @@ pub(crate) const LIMITS: &str = "set local idle_in_transaction_session_timeout =
 /// Retention, creation of a group and replay exclude each other by this lock, taken in a statement before the one that reads, held to the
 /// end of the transaction. Without it no consumer starts.
 pub(crate) async fn lock_maintenance(connection: &mut PgConnection, schema: &Schema) -> Result<(), sqlx::Error> {
-    if mutation::is("maintenance-repeatable-read") {
-        sqlx::raw_sql("set transaction isolation level repeatable read").execute(&mut *connection).await?;
-    }
     sqlx::raw_sql(LIMITS).execute(&mut *connection).await?;
     sqlx::query!("select pg_advisory_xact_lock(hashtextextended('event_box.maintenance', 0))")
         .execute(schema.over(connection))

@@ -81,13 +81,13 @@ pub const ALL: [(&str, &str); 19] = [
     ("follower-in-the-same-batch", "an event does not wait for one of its key that failed in the same batch"),
     ("idle-without-retries", "the idle rule does not know of due retries"),
     ("forward-in-one-statement", "a group is set forward in the statement that waits for its workers"),
-    ("maintenance-repeatable-read", "maintenance reads as of before it waited"),
+    ("prune-repeatable-read", "retention reads as of before it waited for a replay"),
     ("idle-by-last-value-alone", "the idle rule compares the sequence's last value alone"),
 ];
 
 /// Those of SQL: what stands there, and what stands there instead.
 #[cfg(feature = "_mutations")]
-const SQL: [(&str, &str, &str); 12] = [
+const SQL: [(&str, &str, &str); 14] = [
     (
         "no-late-arm",
         "(sequence > $5::bigint or not pg_visible_in_snapshot(xid, $6::text::pg_snapshot))",
@@ -100,8 +100,8 @@ const SQL: [(&str, &str, &str); 12] = [
     ),
     (
         "byte-budget-hides-the-next",
-        ") as measured",
-        ") as measured where not subscribed or coalesce(bytes_before, 0) < $4::bigint",
+        "    ) as e\n) as measured",
+        "    ) as e\n) as measured where not subscribed or coalesce(bytes_before, 0) < $4::bigint",
     ),
     ("own-rows-delivered", "or (xid >= pg_snapshot_xmax(s) and xid <> x))", "or xid = x)"),
     ("own-rows-delivered", "e.xid >= pg_snapshot_xmax(s) as foreign_row", "false as foreign_row"),
@@ -120,6 +120,17 @@ const SQL: [(&str, &str, &str); 12] = [
         "read-as-of-the-claim",
         "coalesce($9::text::pg_snapshot, case",
         "coalesce($9::text::pg_snapshot, current_setting('event_box.claimed', true)::pg_snapshot, case",
+    ),
+    (
+        "follower-before-the-parked",
+        "and p.sequence < e.sequence and p.blocks) else false end as behind",
+        "and false) else false end as behind",
+    ),
+    // It waits, as for workers with long batches.
+    (
+        "forward-in-one-statement",
+        "coalesce(last.sequence, 0)), snapshot = now.s,",
+        "coalesce(last.sequence, 0)), snapshot = case when (select pg_sleep(0.1)) is not null then now.s end,",
     ),
     (
         "replay-with-a-new-snapshot",
@@ -144,3 +155,20 @@ const SQL: [(&str, &str, &str); 12] = [
         "select sequence from chunk, (select pg_sleep(0.02)) as slowly\n    where old",
     ),
 ];
+
+#[cfg(all(test, feature = "_mutations"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_to_be_changed_is_there_once() {
+        let sources = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src")).unwrap();
+        let sources =
+            sources.map(|entry| entry.unwrap().path()).filter(|path| path.is_file() && !path.ends_with("mutation.rs"));
+        let text: String = sources.map(|path| std::fs::read_to_string(path).unwrap()).collect();
+        for (name, from, _) in SQL {
+            assert_eq!(text.matches(from).count(), 1, "{name}: {from}");
+            assert!(ALL.iter().any(|(known, _)| *known == name), "{name} is not listed");
+        }
+    }
+}

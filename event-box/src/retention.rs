@@ -3,7 +3,8 @@ use std::time::Duration;
 use sqlx::{Connection, PgConnection};
 
 use crate::{
-    consumer::PATIENCE, deadline::within, event_box::EventBox, group::lock_maintenance, schema::Schema, worker::Held,
+    consumer::PATIENCE, deadline::within, event_box::EventBox, group::lock_maintenance, mutation, schema::Schema,
+    worker::Held,
 };
 
 /// Rows examined in one transaction.
@@ -80,6 +81,9 @@ async fn prune_chunk(
 ) -> Result<Option<Chunk>, sqlx::Error> {
     // Read committed, whatever the database's default: the chunk must be read after the lock was had.
     let mut tx = connection.begin_with("begin isolation level read committed").await?;
+    if mutation::is("prune-repeatable-read") {
+        sqlx::raw_sql("set transaction isolation level repeatable read").execute(&mut *tx).await?;
+    }
     lock_maintenance(&mut tx, schema).await?;
     // The generic plan is always the ordered index range; a custom one may scan the log.
     sqlx::query!("select set_config('plan_cache_mode', 'force_generic_plan', true) as mode")

@@ -12,9 +12,9 @@ use super::{
 
 /// Whatever may go, goes.
 pub(super) async fn prune(world: &'static World, mut phases: Phases) -> Result<()> {
-    while wait_for(&mut phases, &[Phase::Busy]).await < Phase::Settling {
+    while wait_for(&mut phases, &[Phase::Busy, Phase::Upkeep]).await < Phase::Settling {
         tolerated(world, event_box::prune(&world.pool, Duration::ZERO).await.context("prune"))?;
-        sleep(&mut phases, Duration::from_millis(20), &[Phase::Settling]).await;
+        sleep(&mut phases, Duration::from_millis(5), &[Phase::Settling]).await;
     }
     Ok(())
 }
@@ -22,8 +22,13 @@ pub(super) async fn prune(world: &'static World, mut phases: Phases) -> Result<(
 /// One group goes back again and again, into the middle of passes too, and must be given again all that is left of the log from there.
 pub(super) async fn replay(world: &'static World, mut rng: Rng, mut phases: Phases) -> Result<()> {
     let group = world.log.group(Kind::Replayed.group());
-    while wait_for(&mut phases, &[Phase::Busy, Phase::Calm]).await < Phase::Settling {
-        sleep(&mut phases, Duration::from_millis(rng.u64(50..500)), &[Phase::Settling]).await;
+    loop {
+        let most = match wait_for(&mut phases, &[Phase::Busy, Phase::Upkeep]).await {
+            Phase::Busy => 500,
+            Phase::Upkeep => 60,
+            _ => return Ok(()),
+        };
+        sleep(&mut phases, Duration::from_millis(rng.u64(5..most)), &[Phase::Calm, Phase::Settling]).await;
         let watermark = world.number("select coalesce(max(at), 0) from seen").await?;
         let last = world.number("select coalesce(max(sequence), 0) from emitted").await?;
         let most = [3, 30, 400][rng.usize(0..3)];
@@ -33,14 +38,13 @@ pub(super) async fn replay(world: &'static World, mut rng: Rng, mut phases: Phas
             oracle::promise(world, Kind::Replayed, watermark, from).await?;
         }
     }
-    Ok(())
 }
 
 /// One group is set forward to now again and again, and need not be given what was there before.
 pub(super) async fn forward(world: &'static World, mut rng: Rng, mut phases: Phases) -> Result<()> {
     let group = world.log.group(Kind::Forwarded.group());
-    while wait_for(&mut phases, &[Phase::Busy]).await < Phase::Settling {
-        sleep(&mut phases, Duration::from_millis(rng.u64(20..600)), &[Phase::Settling]).await;
+    while wait_for(&mut phases, &[Phase::Busy, Phase::Upkeep]).await < Phase::Settling {
+        sleep(&mut phases, Duration::from_millis(rng.u64(20..300)), &[Phase::Calm, Phase::Settling]).await;
         let forwarded =
             if rng.bool() { group.forward_to_now().await } else { group.forward_and_clear_parked().await.map(drop) };
         if forwarded.is_ok() {

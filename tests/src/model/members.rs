@@ -41,7 +41,7 @@ impl Chaos {
         }
         loop {
             // While the puller is to be alone, no other group runs.
-            let phase = wait_for(&mut self.phases, &[Phase::Busy, Phase::Calm]).await;
+            let phase = wait_for(&mut self.phases, &[Phase::Busy, Phase::Calm, Phase::Upkeep]).await;
             if phase == Phase::Over {
                 return Ok(());
             }
@@ -58,7 +58,7 @@ impl Chaos {
         let token = CancellationToken::new();
         let mut running = tokio::spawn(consumer.run(token.clone()));
         let mut phase = sleep(&mut self.phases, life, &[Phase::Pulling, Phase::Over]).await;
-        if matches!(phase, Phase::Calm | Phase::Settling) {
+        if matches!(phase, Phase::Calm | Phase::Upkeep | Phase::Settling) {
             phase = wait_for(&mut self.phases, &[Phase::Busy, Phase::Pulling]).await;
         }
         if phase == Phase::Settling {
@@ -108,8 +108,12 @@ pub(super) async fn processes(world: &'static World, mut rng: Rng, mut phases: P
         let program = std::env::current_exe()?;
         let arguments = ["member", world.url(), kind.group(), &rng.u64(..).to_string()];
         let mut child = Command::new(program).args(arguments).stdin(Stdio::null()).kill_on_drop(true).spawn()?;
-        sleep(&mut phases, Duration::from_millis(rng.u64(300..3_000)), &[Phase::Calm, Phase::Pulling, Phase::Settling])
-            .await;
+        sleep(
+            &mut phases,
+            Duration::from_millis(rng.u64(300..3_000)),
+            &[Phase::Calm, Phase::Upkeep, Phase::Pulling, Phase::Settling],
+        )
+        .await;
         if rng.u8(..) < 150 {
             world.fault();
             child.kill().await?;

@@ -10,6 +10,8 @@ pub(super) enum Phase {
     Busy,
     /// Two slow emitters alone, so that transaction ids stay beyond every snapshot's end.
     Calm,
+    /// The same, while the log is pruned and groups are replayed and set forward all the time.
+    Upkeep,
     /// One slow emitter and the puller, no other group.
     Pulling,
     /// Emitters have ended, nothing is disturbed any more: all must arrive by itself.
@@ -31,7 +33,7 @@ impl Clock {
         let clock = Self { phase: phase.clone() };
         tokio::spawn(async move {
             let turns = async {
-                for next in [Phase::Busy, Phase::Calm, Phase::Pulling].into_iter().cycle() {
+                for next in [Phase::Busy, Phase::Calm, Phase::Upkeep, Phase::Pulling].into_iter().cycle() {
                     phase.send_replace(next);
                     tokio::time::sleep(Duration::from_millis(rng.u64(1_500..3_500))).await;
                 }
