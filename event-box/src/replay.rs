@@ -6,6 +6,7 @@ use crate::{
     consumer_group::{ConsumerGroup, GroupError},
     group::touch_sequence,
     intervention::Intervention,
+    mutation,
     types::Timestamp,
 };
 
@@ -146,6 +147,10 @@ impl ConsumerGroup {
     ) -> Result<Transaction<'c, Postgres>, GroupError> {
         let mut tx = self.begin_maintenance(connection).await.map_err(|error| self.database(error))?;
         self.lock_cursors(&mut tx).await?;
+        if mutation::is("replay-with-a-new-snapshot") {
+            // As where the last of the cursors is waited for.
+            tokio::time::sleep(std::time::Duration::from_millis(30)).await;
+        }
         Ok(tx)
     }
 

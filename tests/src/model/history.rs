@@ -20,7 +20,7 @@ const EVENTS: &str = "
             select noted_at, format('%s handled  %s %s, xid %s, %s', noted_at::time, s.key, n, xid, member)
             from seen as s where grp = $1 and key in (select key from emitted join place using (partition))
             union all
-            select done_at, format('%s %s %s', done_at::time, action, detail) from event_box.interventions where group_name = $1
+            select i.at, format('%s %s %s', i.at::time, action, detail) from event_box.interventions as i where group_name = $1
          )
     select line from lines order by at desc limit 400";
 

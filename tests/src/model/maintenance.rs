@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use event_box::GroupError;
 use fastrand::Rng;
 
 use super::{
@@ -23,18 +24,19 @@ pub(super) async fn prune(world: &'static World, mut phases: Phases) -> Result<(
 pub(super) async fn replay(world: &'static World, mut rng: Rng, mut phases: Phases) -> Result<()> {
     let group = world.log.group(Kind::Replayed.group());
     loop {
-        let most = match wait_for(&mut phases, &[Phase::Busy, Phase::Upkeep]).await {
-            Phase::Busy => 500,
-            Phase::Upkeep => 60,
+        // So long at most, and by so many events back.
+        let (pause, back) = match wait_for(&mut phases, &[Phase::Busy, Phase::Upkeep]).await {
+            Phase::Busy => (500, [3, 30, 100, 400]),
+            // Late events lie just before the point, and are not brought back by what comes after.
+            Phase::Upkeep => (60, [1, 1, 2, 3]),
             _ => return Ok(()),
         };
-        sleep(&mut phases, Duration::from_millis(rng.u64(5..most)), &[Phase::Calm, Phase::Settling]).await;
+        sleep(&mut phases, Duration::from_millis(rng.u64(5..pause)), &[Phase::Calm, Phase::Settling]).await;
         let watermark = world.number("select coalesce(max(at), 0) from seen").await?;
         let last = world.number("select coalesce(max(sequence), 0) from emitted").await?;
-        let most = [3, 30, 400][rng.usize(0..3)];
-        let from = (last - rng.i64(0..most)).max(1);
-        // It does not exist yet, at first.
-        if group.replay_from(from).await.is_ok() {
+        let most = back[rng.usize(0..4)];
+        let from = (last + 1 - rng.i64(0..most)).max(1);
+        if done(world, group.replay_from(from).await)? {
             oracle::promise(world, Kind::Replayed, watermark, from).await?;
         }
     }
@@ -47,7 +49,7 @@ pub(super) async fn forward(world: &'static World, mut rng: Rng, mut phases: Pha
         sleep(&mut phases, Duration::from_millis(rng.u64(20..300)), &[Phase::Calm, Phase::Settling]).await;
         let forwarded =
             if rng.bool() { group.forward_to_now().await } else { group.forward_and_clear_parked().await.map(drop) };
-        if forwarded.is_ok() {
+        if done(world, forwarded)? {
             oracle::owes_from_now_on(world, Kind::Forwarded).await?;
         }
     }
@@ -75,6 +77,15 @@ pub(super) async fn terminate(world: &'static World, mut rng: Rng, mut phases: P
         let _ = world.number(any).await;
     }
     Ok(())
+}
+
+/// Whether it was done; at first the group does not exist yet.
+fn done<T>(world: &World, result: Result<T, GroupError>) -> Result<bool> {
+    match result {
+        Ok(_) => Ok(true),
+        Err(GroupError::NoSuchGroup { .. }) => Ok(false),
+        Err(error) => tolerated(world, Err::<(), _>(error.into())).map(|()| false),
+    }
 }
 
 fn tolerated<T>(world: &World, result: Result<T>) -> Result<()> {

@@ -22,7 +22,7 @@ pub(super) enum Phase {
 
 pub(super) type Phases = watch::Receiver<Phase>;
 
-/// Goes through the phases again and again, until the time is up.
+/// Goes through the phases again and again, until the time is up; the last word is the upkeep's.
 pub(super) struct Clock {
     phase: watch::Sender<Phase>,
 }
@@ -39,6 +39,8 @@ impl Clock {
                 }
             };
             let _ = tokio::time::timeout(time, turns).await;
+            phase.send_replace(Phase::Upkeep);
+            tokio::time::sleep(Duration::from_secs(3)).await;
             phase.send_replace(Phase::Settling);
         });
         clock
