@@ -109,7 +109,7 @@ const SQL: [(&str, &str, &str); 14] = [
     (
         "read-as-of-the-claim",
         "set_config('jit', 'off', true) as jit",
-        "set_config('event_box.claimed', pg_current_snapshot()::text, true) as jit",
+        "set_config('model.claimed', pg_current_snapshot()::text, true) as jit",
     ),
     (
         "read-as-of-the-claim",
@@ -119,7 +119,7 @@ const SQL: [(&str, &str, &str); 14] = [
     (
         "read-as-of-the-claim",
         "coalesce($9::text::pg_snapshot, case",
-        "coalesce($9::text::pg_snapshot, current_setting('event_box.claimed', true)::pg_snapshot, case",
+        "coalesce($9::text::pg_snapshot, current_setting('model.claimed', true)::pg_snapshot, case",
     ),
     (
         "follower-before-the-parked",
