@@ -36,8 +36,8 @@ impl EventBox {
     ///
     /// Statements are then sent unprepared and every one of them in an explicit transaction, those that handlers send through their
     /// [`Context`](crate::Context) too. Nothing listens: consumers find events by their poll, every 100 ms unless set otherwise. What the pool
-    /// and PgBouncer must be set to, and what that asks of the application's own statements, stands in `docs/operations.md` under
-    /// "PgBouncer". The handle begins a poll of its own: make it so before groups share it.
+    /// and PgBouncer must be set to, and what that asks of the application's own statements, stands in `docs/pgbouncer.md`.
+    /// The handle begins a poll of its own: make it so before groups share it.
     ///
     /// ```
     /// use event_box::EventBox;

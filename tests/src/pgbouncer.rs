@@ -19,9 +19,9 @@ use tempfile::TempDir;
 
 use crate::PATIENCE;
 
-const OPERATIONS: &str = include_str!("../../docs/operations.md");
+const DOCUMENTED: &str = include_str!("../../docs/pgbouncer.md");
 
-/// A real PgBouncer in transaction mode in front of a server, with the settings that `docs/operations.md` names and no others that matter. Ends with
+/// A real PgBouncer in transaction mode in front of a server, with the settings that `docs/pgbouncer.md` names and no others that matter. Ends with
 /// this value.
 #[derive(Debug)]
 pub struct PgBouncer {
@@ -60,7 +60,7 @@ impl PgBouncer {
         pgbouncer
     }
 
-    /// The log behind it, by a pool of its own, as `docs/operations.md` says.
+    /// The log behind it, by a pool of its own, as `docs/pgbouncer.md` says.
     pub async fn log(&self) -> EventBox {
         let url = format!("postgres://postgres@127.0.0.1:{}/{}", self.port, self.database);
         let options = PgConnectOptions::from_str(&url).expect("a URL").statement_cache_capacity(0);
@@ -112,8 +112,7 @@ impl Drop for PgBouncer {
 
 /// The settings that operators are told.
 fn documented() -> &'static str {
-    let (_, from) = OPERATIONS.split_once("## PgBouncer").expect("a section");
-    let (_, from) = from.split_once("```ini\n").expect("settings");
+    let (_, from) = DOCUMENTED.split_once("```ini\n").expect("settings");
     from.split_once("```").expect("an end").0
 }
 
