@@ -194,7 +194,7 @@ pub(crate) fn fate(policy: &Policy, record: &Record, tries: Tries, failure: Fail
 }
 
 fn verdict(error: &(dyn std::error::Error + 'static), charge: Charge) -> Verdict {
-    Verdict { error: chain(error), charge }
+    Verdict { error: chain(error), charge, left_running: false }
 }
 
 /// The event is not to blame for what it was told.

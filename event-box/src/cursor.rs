@@ -54,8 +54,7 @@ impl Cursor {
                 None => Advance::Nothing,
             };
         }
-        let old_floor = |xid: &u64| self.snapshot.xip.binary_search(xid).ok().and_then(|i| self.floors.get(i));
-        let floor_of = |xid: &u64| old_floor(xid).copied().unwrap_or(self.floor);
+        let floor_of = |xid: &u64| self.snapshot.xip.binary_search(xid).map_or(self.floor, |i| self.floors[i]);
         let mut cursor = Self {
             position: self.position.max(handled.unwrap_or(0)),
             snapshot: seen.clone(),
@@ -71,7 +70,7 @@ impl Cursor {
             cursor.floor = cursor.position;
         }
         if mutation::is("empty-floors") {
-            cursor.floors.clear();
+            cursor.floors.fill(cursor.floor);
         }
         if !opening.bound || mutation::is("mark-while-bound") {
             cursor.mark = opening.last_value;

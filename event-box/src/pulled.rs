@@ -181,7 +181,7 @@ impl PulledBatch {
             Failure::Reject(error) => (error, Charge::Rejection),
             Failure::Retry(error) | Failure::Unavailable(error) => (error, Charge::Attempt),
         };
-        self.policy.judge(&event.record, tries, &Verdict { error: chain(&*error), charge })
+        self.policy.judge(&event.record, tries, &Verdict { error: chain(&*error), charge, left_running: false })
     }
 }
 

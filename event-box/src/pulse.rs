@@ -79,7 +79,9 @@ impl Pulse {
         let interval_nanos = Arc::new(AtomicU64::new(interval.as_nanos() as u64));
         let (woken, lost) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let mut tasks = JoinSet::new();
-        let listening = listen(pool.clone(), schema.clone(), hints.clone(), woken.clone(), lost.clone());
+        let (own, of, heard, wake, given_up) =
+            (pool.clone(), schema.clone(), hints.clone(), woken.clone(), lost.clone());
+        let listening = revived(move || listen(own.clone(), of.clone(), heard.clone(), wake.clone(), given_up.clone()));
         let (own, schema, nanos) = (pool.clone(), schema.clone(), interval_nanos.clone());
         let polling = revived(move || {
             let (pool, schema, announce) = (own.clone(), schema.clone(), announce.clone());
@@ -117,7 +119,7 @@ impl SharedPulse {
     }
 }
 
-/// A panic is ours. Groups would go on without a poll, and delayed events without a mover: it begins anew.
+/// A panic is ours. Groups would go on without a poll, and delayed events without a mover: what panicked begins anew.
 async fn revived<F: Future<Output = ()>>(start: impl Fn() -> F) {
     while AssertUnwindSafe(start()).catch_unwind().await.is_err() {
         tracing::error!("polling the event log panicked, which is a defect of event-box; it begins anew");

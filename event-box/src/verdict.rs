@@ -8,6 +8,8 @@ pub(crate) type Verdicts = HashMap<i64, Verdict>;
 pub(crate) struct Verdict {
     pub(crate) error: String,
     pub(crate) charge: Charge,
+    /// Its statement may still run in the server.
+    pub(crate) left_running: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,18 +24,19 @@ pub(crate) enum Charge {
 
 impl Verdict {
     pub(crate) fn timed_out(timeout: std::time::Duration) -> Self {
-        Self { error: format!("the handler took longer than its time-out of {timeout:?}"), charge: Charge::Attempt }
+        let error = format!("the handler took longer than its time-out of {timeout:?}");
+        Self { error, charge: Charge::Attempt, left_running: true }
     }
 
     /// It calls the other side unavailable, which serves others.
     pub(crate) fn alone_unavailable(error: &str) -> Self {
         let error = format!("said to be unavailable, while another event went through at the same time: {error}");
-        Self { error, charge: Charge::Attempt }
+        Self { error, charge: Charge::Attempt, left_running: false }
     }
 
     pub(crate) fn died() -> Self {
         let error = "the process died while it handled this event alone (abort, out of memory, kill)".to_owned();
-        Self { error, charge: Charge::Death }
+        Self { error, charge: Charge::Death, left_running: false }
     }
 
     /// Where an error of ours says that the delivery's transaction, or our savepoint in it, is gone: nobody but the handler can have ended
@@ -46,6 +49,7 @@ impl Verdict {
                     neighbours are delivered again; leave commit and rollback to the consumer, and use a savepoint of your own to undo"
                 .to_owned(),
             charge: Charge::Rejection,
+            left_running: false,
         })
     }
 }

@@ -120,8 +120,12 @@ impl Shared {
                 drop(held);
                 self.process.lived(partition);
                 let error = blame(error, &ran);
-                if let (BatchError::Verdict { .. } | BatchError::RunTimedOut { .. }, Some(backend)) = (&error, backend)
-                {
+                // Only then: a transaction that has ended may have left its server's process to somebody else, behind a pooler.
+                let left_running = match &error {
+                    BatchError::Verdict { verdict, .. } => verdict.left_running,
+                    other => matches!(other, BatchError::RunTimedOut { .. }),
+                };
+                if let Some(backend) = backend.filter(|_| left_running) {
                     self.terminate(backend).await;
                 }
                 (None, Err(error))
@@ -215,6 +219,7 @@ fn blame(error: BatchError, ran: &Ran) -> BatchError {
             verdict: Verdict::on_ended_transaction(&error).unwrap_or_else(|| Verdict {
                 error: format!("refused after the handler had answered: {}", chain(&error)),
                 charge: Charge::Attempt,
+                left_running: false,
             }),
         },
         _ => BatchError::Refused(error),

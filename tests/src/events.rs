@@ -3,7 +3,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
 /// The `n`th event of its key.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Event)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Event)]
 #[event(topic = "test.counted", partition_key = "key")]
 pub struct Counted {
     /// Its key.

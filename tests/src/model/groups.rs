@@ -1,5 +1,6 @@
 use std::{
     collections::HashMap,
+    hash::{DefaultHasher, Hash, Hasher},
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -124,14 +125,15 @@ impl Kind {
 pub(super) struct Whims {
     pub(super) pool: PgPool,
     member: String,
+    seed: u64,
     seen: Mutex<HashMap<(String, String, i64), u32>>,
 }
 
 pub(super) type State = &'static Whims;
 
 impl Whims {
-    pub(super) fn new(pool: PgPool, member: String) -> State {
-        Box::leak(Box::new(Self { pool, member, seen: Mutex::default() }))
+    pub(super) fn new(pool: PgPool, member: String, seed: u64) -> State {
+        Box::leak(Box::new(Self { pool, member, seed, seen: Mutex::default() }))
     }
 
     fn of(&self, group: &str, event: &Counted, attempt: u32) -> Option<Failure> {
@@ -141,18 +143,26 @@ impl Whims {
             *times += 1;
             *times
         };
+        let mut rng = self.rng(&(group, event, times));
         // The first attempt at some keys fails often, so that their followers wait.
         let often = event.key.starts_with('k') && attempt == 1 && event.n % 4 == 0;
-        if times > 2 || !(often || fastrand::u16(..) < 400) {
+        if times > 2 || !(often || rng.u16(..) < 400) {
             return None;
         }
-        match fastrand::u8(0..8) {
+        match rng.u8(0..8) {
             _ if often => Some(Failure::Retry(WHIM.into())),
             0 => Some(Failure::Unavailable(WHIM.into())),
             1 | 2 => Some(Failure::Snooze(Duration::from_millis(5))),
             3 => panic!("{WHIM}"),
             _ => Some(Failure::Retry(WHIM.into())),
         }
+    }
+
+    /// What is drawn does not depend on who comes first.
+    fn rng(&self, of: &impl Hash) -> Rng {
+        let mut hasher = DefaultHasher::new();
+        (self.seed, of).hash(&mut hasher);
+        Rng::with_seed(hasher.finish())
     }
 }
 
@@ -202,7 +212,7 @@ async fn run(events: Vec<Delivery<Counted>>, cx: &mut Context<'_, State>) -> Res
             None => handled.push(delivery.event),
         }
     }
-    if !failed.is_empty() && fastrand::bool() {
+    if !failed.is_empty() && cx.state().rng(&(failed.len(), handled.len())).bool() {
         return Err(WHIM.into());
     }
     let keys: Vec<_> = handled.iter().map(|event| event.key.clone()).collect();

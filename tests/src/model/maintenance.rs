@@ -32,13 +32,17 @@ pub(super) async fn replay(world: &'static World, mut rng: Rng, mut phases: Phas
             _ => return Ok(()),
         };
         sleep(&mut phases, Duration::from_millis(rng.u64(5..pause)), &[Phase::Calm, Phase::Settling]).await;
-        let watermark = world.number("select coalesce(max(at), 0) from seen").await?;
-        let last = world.number("select coalesce(max(sequence), 0) from emitted").await?;
         let most = back[rng.usize(0..4)];
-        let from = (last + 1 - rng.i64(0..most)).max(1);
-        if done(world, group.replay_from(from).await)? {
-            oracle::promise(world, Kind::Replayed, watermark, from).await?;
-        }
+        let back = rng.i64(0..most);
+        let replayed = async {
+            let last = world.number("select coalesce(max(sequence), 0) from emitted").await?;
+            let from = (last + 1 - back).max(1);
+            match group.replay_from(from).await {
+                Ok(_) => oracle::promise(world, Kind::Replayed, from).await,
+                Err(error) => there(error),
+            }
+        };
+        tolerated(world, replayed.await.context("replay"))?;
     }
 }
 
@@ -47,11 +51,19 @@ pub(super) async fn forward(world: &'static World, mut rng: Rng, mut phases: Pha
     let group = world.log.group(Kind::Forwarded.group());
     while wait_for(&mut phases, &[Phase::Busy, Phase::Upkeep]).await < Phase::Settling {
         sleep(&mut phases, Duration::from_millis(rng.u64(20..300)), &[Phase::Calm, Phase::Settling]).await;
-        let forwarded =
-            if rng.bool() { group.forward_to_now().await } else { group.forward_and_clear_parked().await.map(drop) };
-        if done(world, forwarded)? {
-            oracle::owes_from_now_on(world, Kind::Forwarded).await?;
+        let clear = rng.bool();
+        let forwarded = async {
+            match clear {
+                false => group.forward_to_now().await,
+                true => group.forward_and_clear_parked().await.map(drop),
+            }
+        };
+        let outcome = forwarded.await.or_else(there);
+        // Also where the answer was lost: it may have been done.
+        while let Err(error) = oracle::owes_from_now_on(world, Kind::Forwarded).await {
+            tolerated(world, Err::<(), _>(error))?;
         }
+        tolerated(world, outcome.context("forward"))?;
     }
     Ok(())
 }
@@ -63,6 +75,9 @@ pub(super) async fn terminate(world: &'static World, mut rng: Rng, mut phases: P
     }
     while wait_for(&mut phases, &[Phase::Busy]).await < Phase::Settling {
         sleep(&mut phases, Duration::from_millis(rng.u64(300..2_000)), &[Phase::Settling]).await;
+        if *phases.borrow() >= Phase::Settling {
+            return Ok(());
+        }
         world.fault();
         if rng.u8(..) < 12 {
             world.server.kill()?;
@@ -79,13 +94,9 @@ pub(super) async fn terminate(world: &'static World, mut rng: Rng, mut phases: P
     Ok(())
 }
 
-/// Whether it was done; at first the group does not exist yet.
-fn done<T>(world: &World, result: Result<T, GroupError>) -> Result<bool> {
-    match result {
-        Ok(_) => Ok(true),
-        Err(GroupError::NoSuchGroup { .. }) => Ok(false),
-        Err(error) => tolerated(world, Err::<(), _>(error.into())).map(|()| false),
-    }
+/// At first the group does not exist yet.
+fn there(error: GroupError) -> Result<()> {
+    if matches!(error, GroupError::NoSuchGroup { .. }) { Ok(()) } else { Err(error.into()) }
 }
 
 fn tolerated<T>(world: &World, result: Result<T>) -> Result<()> {

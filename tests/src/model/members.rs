@@ -25,7 +25,7 @@ pub(super) struct Chaos {
 
 impl Chaos {
     pub(super) fn new(world: &'static World, kind: Kind, rng: Rng, phases: Phases) -> Self {
-        let state = Whims::new(world.consumers.clone(), "task".to_owned());
+        let state = Whims::new(world.consumers.clone(), "task".to_owned(), world.options.seed);
         Self { world, kind, state, rng, phases }
     }
 
@@ -83,10 +83,13 @@ impl Chaos {
         let running = tokio::spawn(consumer.run(token.clone()));
         let there =
             "select exists (select from event_box.consumer_groups where name = $1 and 'test.tallied' = any(topics))";
-        while !sqlx::query_scalar::<_, bool>(there).bind(group).fetch_one(pool).await? {
+        // A fault in between is no answer.
+        while !sqlx::query_scalar::<_, bool>(there).bind(group).fetch_one(pool).await.unwrap_or(false) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        oracle::owes_from_now_on(self.world, self.kind).await?;
+        while let Err(error) = oracle::owes_from_now_on(self.world, self.kind).await {
+            ensure!(self.world.options.faults, "{error:#}");
+        }
         self.world.has_grown(self.kind);
         token.cancel();
         running.await?.with_context(|| format!("group {group}"))
@@ -138,7 +141,7 @@ pub async fn member(url: &str, group: &str, seed: u64) -> Result<()> {
     let mut rng = Rng::with_seed(seed);
     let kind = Kind::of(group).context("no such group in the model")?;
     let pool = PgPoolOptions::new().max_connections(8).acquire_timeout(Duration::from_secs(60)).connect(url).await?;
-    let state = Whims::new(pool.clone(), format!("process {}", std::process::id()));
+    let state = Whims::new(pool.clone(), format!("process {}", std::process::id()), seed);
     let consumer = kind.consumer(EventBox::from(pool), state, &mut rng, false)?;
     Ok(consumer.run_until_signal().await?)
 }

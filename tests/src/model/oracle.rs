@@ -29,7 +29,7 @@ const OWED: &str = "
 /// What was promised with a replay, or to a group that begins with the log, and did not come after.
 const BROKEN: &str = "
     select p.key, p.n from promised as p
-    where p.grp = $1 and not exists (select from seen as s where s.grp = p.grp and s.key = p.key and s.n = p.n and s.at > p.watermark)
+    where p.grp = $1 and not exists (select from seen as s where s.grp = p.grp and s.key = p.key and s.n = p.n and s.noted_at > p.since)
     order by p.n";
 
 fn groups() -> impl Iterator<Item = &'static str> {
@@ -46,7 +46,7 @@ pub(super) async fn all_arrives(world: &World) -> Result<()> {
             if owed.is_empty() {
                 continue;
             }
-            let seen = world.number("select count(*) from seen").await? as usize;
+            let seen = seen(world, group).await?;
             let since = if seen != before { Instant::now() } else { since };
             if since.elapsed() > PATIENCE {
                 let (key, n) = owed[0].clone();
@@ -61,6 +61,11 @@ pub(super) async fn all_arrives(world: &World) -> Result<()> {
         waiting = still;
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+async fn seen(world: &World, group: &str) -> Result<usize> {
+    let seen = sqlx::query_scalar::<_, i64>("select count(*) from seen where grp = $1").bind(group);
+    Ok(seen.fetch_one(&world.pool).await? as usize)
 }
 
 async fn owed(world: &World, group: &str) -> Result<Vec<(String, i64)>> {
@@ -114,7 +119,7 @@ fn wrong(key: &str, numbers: &[i64], exact: bool, count: Option<&i64>, cancelled
 /// The group need not be given what is committed by now; a group that begins with the log must be given what that holds.
 pub(super) async fn owes_from_now_on(world: &World, kind: Kind) -> Result<()> {
     if kind == Kind::Late {
-        promise(world, kind, 0, 1).await?;
+        promise(world, kind, 1).await?;
     }
     let base = "insert into bases select $1, key, n, $2 and key <> 'loose' from counters
                 on conflict (grp, key) do update set n = excluded.n";
@@ -122,10 +127,13 @@ pub(super) async fn owes_from_now_on(world: &World, kind: Kind) -> Result<()> {
     Ok(())
 }
 
-/// What the log holds from a sequence on is given to the group after the watermark.
-pub(super) async fn promise(world: &World, kind: Kind, watermark: i64, from: i64) -> Result<()> {
+/// What the log holds from a sequence on is given to the group after its last replay, which held its workers up.
+pub(super) async fn promise(world: &World, kind: Kind, from: i64) -> Result<()> {
     let promise = "insert into promised
-                   select $1, $2, coalesce(partition_key, 'loose'), (payload->>'n')::bigint from event_box.events where sequence >= $3";
-    sqlx::query(promise).bind(kind.group()).bind(watermark).bind(from).execute(&world.pool).await?;
+                   select $1, coalesce(last.at, '-infinity'), coalesce(partition_key, 'loose'), (payload->>'n')::bigint
+                   from event_box.events
+                   cross join (select max(at) as at from event_box.interventions where group_name = $1 and action = 'replay') as last
+                   where sequence >= $2";
+    sqlx::query(promise).bind(kind.group()).bind(from).execute(&world.pool).await?;
     Ok(())
 }

@@ -48,7 +48,12 @@ impl Puller {
             match self.transaction(&pull, phase).await {
                 Ok(true) => {}
                 Ok(false) => {
-                    let _ = tokio::time::timeout(Duration::from_millis(50), pull.wait()).await;
+                    // When all must arrive by itself, nothing but the wait finds it.
+                    let patience = if phase < Phase::Settling { Duration::from_millis(50) } else { Duration::MAX };
+                    tokio::select! {
+                        waited = pull.wait() => drop(waited),
+                        _ = super::phase::sleep(&mut self.phases, patience, &[Phase::Over]) => {}
+                    }
                 }
                 Err(error) if !self.world.options.faults => return Err(error.context("a pull")),
                 Err(_) => sleep(Duration::from_millis(50)).await,

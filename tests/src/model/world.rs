@@ -34,15 +34,15 @@ pub(super) struct World {
 }
 
 /// `bases`: what a group need not be given of a key, up to this number; where `tallied`, only every third. `promised`: what it must be given
-/// after something was seen at the watermark. `emitted`: the log as it was written, for the history of what went wrong.
+/// after a time. `emitted`: the log as it was written, for the history of what went wrong.
 const TABLES: &str = "
     alter table seen add column xid xid8 not null default pg_current_xact_id(), add column noted_at timestamptz not null default clock_timestamp();
     create index on seen (grp, key, n);
     create table counters (key text primary key, n bigint not null);
     create table cancelled (key text, n bigint, primary key (key, n));
     create table bases (grp text, key text, n bigint not null, tallied boolean not null, primary key (grp, key));
-    create table promised (grp text, watermark bigint, key text, n bigint);
-    create table emitted (sequence bigint, xid xid8, partition smallint, key text, n bigint, at timestamptz);
+    create table promised (grp text, since timestamptz, key text, n bigint);
+    create table emitted (sequence bigint primary key, xid xid8, partition smallint, key text, n bigint, at timestamptz);
     create function note_emitted() returns trigger language plpgsql as $$ begin
         insert into emitted
         select sequence, xid, partition, coalesce(partition_key, 'loose'), (payload->>'n')::bigint, clock_timestamp() from added;
