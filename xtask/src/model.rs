@@ -37,7 +37,7 @@ pub(crate) fn mutations(only: &[String]) -> Result<()> {
     let mut uncaught = Vec::new();
     if only.is_empty() {
         println!("| mutation | what it is | seed | what it lost |\n|---|---|---|---|");
-        for seed in 1..=SEEDS {
+        for seed in 1..=2 {
             if let Some(found) = found("", seed)? {
                 bail!("without any mutation: {found}");
             }
