@@ -78,7 +78,7 @@ pub(crate) async fn register(
 pub(crate) async fn floor_from_now(connection: &mut PgConnection, schema: &Schema) -> Result<i64, sqlx::Error> {
     let mut tx = connection.begin().await?;
     let last_value = sqlx::query_scalar!(
-        r#"select case when is_called then last_value else 0 end as "last_value!" from event_box.events_sequence_seq"#
+        r#"select coalesce(pg_sequence_last_value('event_box.events_sequence_seq'), 0) as "last_value!""#
     )
     .fetch_one(schema.over(&mut *tx))
     .await?;

@@ -36,7 +36,7 @@ pub(crate) async fn poll(connection: &mut PgConnection, schema: &Schema, epoch: 
 
 async fn ask(connection: &mut PgConnection, schema: &Schema, epoch: u64) -> Result<Poll, PollError> {
     let last_value = sqlx::query_scalar!(
-        r#"select case when is_called then last_value else 0 end as "last_value!" from event_box.events_sequence_seq"#
+        r#"select coalesce(pg_sequence_last_value('event_box.events_sequence_seq'), 0) as "last_value!""#
     )
     .fetch_one(schema.over(&mut *connection))
     .await?;
