@@ -11,6 +11,7 @@ use crate::{
     event_box::EventBox,
     failure::chain,
     group::{self, Start},
+    held::Held,
     mode::Mode,
     policy::Policy,
     process::Process,
@@ -19,7 +20,7 @@ use crate::{
     run_error::RunError,
     scheduler::Scheduler,
     upkeep::Upkeep,
-    worker::{Held, Shared},
+    worker::Shared,
 };
 
 /// Gives a consumer group's events to its handlers. Any number of processes may run the same group: they share its work.

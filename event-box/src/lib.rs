@@ -246,6 +246,7 @@ mod guard;
 mod handler;
 mod headers;
 mod health;
+mod held;
 mod intervention;
 mod intervention_record;
 mod look;

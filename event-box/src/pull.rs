@@ -19,6 +19,7 @@ use crate::{
     deadline::within,
     event_box::EventBox,
     failpoint::failpoint,
+    held::Held,
     look::{look, look_within},
     policy::Policy,
     pull_error::PullError,
@@ -26,7 +27,6 @@ use crate::{
     pulse::{Pulse, Server},
     read::ReadError,
     verdict::Verdicts,
-    worker::Held,
 };
 
 /// A pull that is bound to its transaction's earlier writes cannot tell how far the log had gone before them; after so many of them a

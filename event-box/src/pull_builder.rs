@@ -4,10 +4,10 @@ use crate::{
     event::Event,
     event_box::EventBox,
     group::{self, Start},
+    held::Held,
     policy::Policy,
     pull::Pull,
     pull_error::PullError,
-    worker::Held,
 };
 
 /// Settings of a [`Pull`].

@@ -19,10 +19,10 @@ use tokio::{
 use crate::{
     deadline::within,
     failure::chain,
+    held::Held,
     mover::Mover,
     poll::{Poll, PollError, poll},
     schema::Schema,
-    worker::Held,
 };
 
 /// After a notification the poll is dense for this long: what its neighbours did not announce is found too.

@@ -3,8 +3,8 @@ use std::time::Duration;
 use sqlx::{Connection, PgConnection};
 
 use crate::{
-    consumer::PATIENCE, deadline::within, event_box::EventBox, group::lock_maintenance, mutation, schema::Schema,
-    worker::Held,
+    consumer::PATIENCE, deadline::within, event_box::EventBox, group::lock_maintenance, held::Held, mutation,
+    schema::Schema,
 };
 
 /// Rows examined in one transaction.

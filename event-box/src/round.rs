@@ -4,7 +4,7 @@ use std::{
     time::Duration,
 };
 
-use sqlx::{AssertSqlSafe, Connection, PgConnection, Postgres, SqlSafeStr, pool::PoolConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, SqlSafeStr};
 use tokio::{sync::mpsc::UnboundedSender, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -15,6 +15,7 @@ use crate::{
     cursor::{Advance, Cursor, Opening},
     deadline::within,
     failpoint::failpoint,
+    held::{Held, Kept},
     parked::{Parked, Tries},
     read::{Page, ReadError},
     report::report,
@@ -22,7 +23,7 @@ use crate::{
     settle::settle,
     slots::Slots,
     verdict::Verdicts,
-    worker::{Answer, Held, Shared},
+    worker::{Answer, Shared},
 };
 
 /// A claim whose handlers wait says so to the server this often, and hears whether it still holds.
@@ -84,7 +85,7 @@ struct Claimed {
 impl Shared {
     pub(crate) async fn round(
         self: &Arc<Self>,
-        kept: Option<PoolConnection<Postgres>>,
+        kept: Option<Kept>,
         offer: Offer,
         concurrency: &Concurrency,
     ) -> (Vec<i16>, Answer<Result<Vec<(i16, Finish)>, BatchError>>) {
@@ -104,7 +105,7 @@ impl Shared {
                         report(&self.group, &done.failures, hook, timeout).await;
                     }
                 }
-                (taken, (held.into_inner(), Ok(finished)))
+                (taken, (Some(held.keep()), Ok(finished)))
             }
             Err(error) => {
                 drop(held);

@@ -10,7 +10,6 @@ use std::{
     time::Duration,
 };
 
-use sqlx::{Postgres, pool::PoolConnection};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -19,6 +18,7 @@ use tokio::{
 
 use crate::{
     batch::{Assignment, BatchError, Done},
+    held::Kept,
     look::Look,
     outage::{Outage, Probe},
     poll::Poll,
@@ -45,7 +45,7 @@ pub(crate) struct Scheduler {
     ready: Ready,
     tasks: JoinSet<Finished>,
     /// Kept while there is work, so that a batch does not ask the pool.
-    connections: Vec<PoolConnection<Postgres>>,
+    connections: Vec<Kept>,
     /// Events that cost a batch its connection, by partition.
     verdicts: HashMap<i16, Verdicts>,
     /// Partitions whose batch was refused as a whole, and how many of its events are still to be tried one at a time: until the culprit is

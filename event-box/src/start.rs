@@ -1,7 +1,7 @@
-use sqlx::{PgConnection, PgPool};
+use sqlx::{Connection, PgConnection, PgPool};
 use uuid::Uuid;
 
-use crate::claim::Partition;
+use crate::{claim::Partition, held::Held};
 
 /// For this long a process that lives, but lost its connection, may take back what it began. Counted from when another first noticed.
 const TAKE_BACK_SECONDS: f64 = 5.0;
@@ -49,7 +49,8 @@ impl Partition<'_> {
 
     /// Before the event's handlers run: committed by itself, so that it outlives the process.
     pub(crate) async fn begin(&self, pool: &PgPool, sequence: i64, process: Uuid) -> Result<(), sqlx::Error> {
-        let mut tx = pool.begin().await?;
+        let mut held = Held::acquire(pool).await?;
+        let mut tx = held.connection()?.begin().await?;
         sqlx::query!(
             r#"insert into event_box.starts (group_name, partition, sequence, instance) values ($1, $2, $3, $4)
                on conflict (group_name, partition, sequence) do update set instance = excluded.instance, noticed_at = null"#,
@@ -60,7 +61,9 @@ impl Partition<'_> {
         )
         .execute(self.schema.over(&mut *tx))
         .await?;
-        tx.commit().await
+        tx.commit().await?;
+        held.give_back();
+        Ok(())
     }
 
     /// In the batch's own transaction: what this process began has ended, and what the others did is judged.
@@ -85,7 +88,8 @@ impl Partition<'_> {
 
     /// The process that began it lives: nothing is held against the event.
     pub(crate) async fn take_back(&self, pool: &PgPool, process: Uuid) -> Result<(), sqlx::Error> {
-        let mut tx = pool.begin().await?;
+        let mut held = Held::acquire(pool).await?;
+        let mut tx = held.connection()?.begin().await?;
         sqlx::query!(
             "delete from event_box.starts where group_name = $1 and partition = $2 and instance = $3",
             self.group,
@@ -94,6 +98,8 @@ impl Partition<'_> {
         )
         .execute(self.schema.over(&mut *tx))
         .await?;
-        tx.commit().await
+        tx.commit().await?;
+        held.give_back();
+        Ok(())
     }
 }

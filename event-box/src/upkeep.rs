@@ -4,7 +4,7 @@ use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    consumer::PATIENCE, deadline::within, event_box::EventBox, expiry, failure::chain, group, retention, worker::Held,
+    consumer::PATIENCE, deadline::within, event_box::EventBox, expiry, failure::chain, group, held::Held, retention,
 };
 
 /// What a running group does once a minute: says that it is alive, removes what is old, and names what needs a person.

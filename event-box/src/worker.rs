@@ -3,7 +3,7 @@ use std::{
     time::Duration,
 };
 
-use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, Postgres, SqlSafeStr, pool::PoolConnection};
+use sqlx::{AssertSqlSafe, Connection, SqlSafeStr};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -13,6 +13,7 @@ use crate::{
     event_box::EventBox,
     failpoint::failpoint,
     failure::chain,
+    held::{Held, Kept},
     look::{Look, look},
     policy::Policy,
     process::Process,
@@ -33,64 +34,26 @@ pub(crate) struct Shared {
     pub(crate) shutdown: CancellationToken,
 }
 
-/// A connection that goes back to the pool only when it is handed back: a batch that fails or is cut off leaves it in an unknown state.
-pub(crate) struct Held(Option<PoolConnection<Postgres>>);
-
-impl Held {
-    pub(crate) async fn acquire(pool: &PgPool) -> Result<Self, sqlx::Error> {
-        Ok(Self(Some(pool.acquire().await?)))
-    }
-
-    /// `None` where none is free.
-    pub(crate) fn try_acquire(pool: &PgPool) -> Option<Self> {
-        Some(Self(Some(pool.try_acquire()?)))
-    }
-
-    pub(crate) fn connection(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
-        self.0.as_deref_mut().ok_or(sqlx::Error::PoolClosed)
-    }
-
-    /// It is as good as it was.
-    pub(crate) fn give_back(self) {
-        drop(self.into_inner());
-    }
-
-    pub(crate) fn into_inner(mut self) -> Option<PoolConnection<Postgres>> {
-        self.0.take()
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        if let Some(mut connection) = self.0.take() {
-            connection.close_on_drop();
-        }
-    }
-}
-
 /// A connection to go on with, if it is still good, and what came of it.
-pub(crate) type Answer<T> = (Option<PoolConnection<Postgres>>, T);
+pub(crate) type Answer<T> = (Option<Kept>, T);
 
 impl Shared {
-    pub(crate) async fn connect(&self, kept: Option<PoolConnection<Postgres>>) -> Result<Held, sqlx::Error> {
+    pub(crate) async fn connect(&self, kept: Option<Kept>) -> Result<Held, sqlx::Error> {
         match kept {
-            Some(connection) => Ok(Held(Some(connection))),
+            Some(kept) => Ok(kept.into()),
             None => Held::acquire(self.log.pool()).await,
         }
     }
 
     /// One look at the group's partitions.
-    pub(crate) async fn look(
-        &self,
-        kept: Option<PoolConnection<Postgres>>,
-    ) -> Answer<Result<Option<Look>, sqlx::Error>> {
+    pub(crate) async fn look(&self, kept: Option<Kept>) -> Answer<Result<Option<Look>, sqlx::Error>> {
         let mut held = match self.connect(kept).await {
             Ok(held) => held,
             Err(error) => return (None, Err(error)),
         };
         let looked = async { look(held.connection()?, self.log.schema(), &self.group, self.dispatch.topics()).await };
         match within(self.policy.statement_timeout(), looked).await {
-            Ok(look) => (held.into_inner(), Ok(look)),
+            Ok(look) => (Some(held.keep()), Ok(look)),
             Err(error) => (None, Err(error)),
         }
     }
@@ -98,7 +61,7 @@ impl Shared {
     /// One batch of one partition, in a transaction of its own; `None` where another worker holds the partition.
     pub(crate) async fn batch(
         &self,
-        kept: Option<PoolConnection<Postgres>>,
+        kept: Option<Kept>,
         partition: i16,
         assignment: &Assignment,
     ) -> Answer<Result<Option<Done>, BatchError>> {
@@ -114,7 +77,7 @@ impl Shared {
                     let timeout = self.policy.handler_timeout;
                     report(&self.group, &done.failures, self.dead_letter_hook.as_ref(), timeout).await;
                 }
-                (held.into_inner(), Ok(done))
+                (Some(held.keep()), Ok(done))
             }
             Err(error) => {
                 drop(held);
@@ -192,11 +155,14 @@ impl Shared {
     /// The statement of a handler that ran out of time would go on in the server, and hold its partition.
     async fn terminate(&self, backend: i32) {
         let ended = async {
-            let mut tx = self.log.begin().await?;
+            let mut held = Held::acquire(self.log.pool()).await?;
+            let mut tx = held.connection()?.begin().await?;
             sqlx::query!("select pg_terminate_backend($1) as ended", backend)
                 .fetch_one(self.log.schema().over(&mut *tx))
                 .await?;
-            tx.commit().await
+            tx.commit().await?;
+            held.give_back();
+            Ok::<_, sqlx::Error>(())
         };
         if let Err(error) = within(self.policy.statement_timeout(), ended).await {
             tracing::warn!(%error, backend, "the statement of a handler that ran out of time could not be ended");

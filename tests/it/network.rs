@@ -319,18 +319,31 @@ async fn connections_that_are_dead_for_ever_are_replaced_and_given_up() {
         assert!(stalled.elapsed() < ABOUT_A_MINUTE, "{:?}", stalled.elapsed());
         logged.wait_for(POLLED, n as usize - 1).await;
     }
-    // Every worker, the poll, the listener and one for upkeep: all are to be had.
-    let mut held = Vec::new();
-    // Upkeep, where it was in hand, waits for a minute.
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(80);
-    // Two are the poll's and the listener's.
+    // All but the poll's and what may be on its way back are to be had. Upkeep, where it was in hand, waits for a minute.
+    let (mut held, deadline) = (Vec::new(), Instant::now() + Duration::from_secs(80));
     while held.len() < 5 {
         held.extend(site.remote.acquire().await.ok());
-        assert!(tokio::time::Instant::now() < deadline, "only {} of 5 connections can be had", held.len());
+        assert!(Instant::now() < deadline, "only {} of 5 connections can be had", held.len());
     }
     drop(held);
     running.stop().await.unwrap();
     site.assert_each_once_in_order(6).await;
+    site.close().await;
+}
+
+/// The pool asks what is given back to it whether it is well, and may not wait for the answer for ever.
+#[tokio::test]
+async fn a_connection_that_dies_on_its_way_back_costs_the_pool_no_place() {
+    let site = Site::new().await;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    // Once more than the pool has places.
+    for _ in 0..8 {
+        while let Err(error) = event_box::prune(&site.remote, Duration::from_secs(3_600)).await {
+            assert!(Instant::now() < deadline, "{error}");
+        }
+        // Nothing was awaited since: the question is still to be asked.
+        site.proxy.stall_existing();
+    }
     site.close().await;
 }
 
