@@ -80,8 +80,9 @@ async fn emit_neighbours(log: &TestLog, each: i64) -> Vec<String> {
 
 async fn assert_settled(log: &TestLog, keys: &[String], each: i64) {
     // What concurrent handlers wrote is seen before their round is settled.
-    log.wait_until("select count(*) from event_box.parked where dead_at is null", 0).await;
-    log.wait_until("select count(*) from event_box.starts", 0).await;
+    let settled = "select (not exists (select from event_box.parked where dead_at is null)
+                           and not exists (select from event_box.starts))::int::bigint";
+    log.wait_until(settled, 1).await;
     let charged: Vec<(String, i32, i32, bool)> = sqlx::query_as(
         "select partition_key, deaths, attempts, dead_at is not null from event_box.parked order by sequence",
     )
@@ -113,7 +114,8 @@ async fn a_killer_is_named(mode: &'static str) {
     }
     member.look_after();
     assert_eq!(member.deaths, 4);
-    assert_eq!(neighbours_through_at, Some(2), "named at the second death, the neighbours proceed");
+    // Of the four deaths three are its own, so it was named at the second; how many neighbours are through by then is the machine's affair.
+    assert!(matches!(neighbours_through_at, Some(2..4)), "the neighbours proceed: {neighbours_through_at:?}");
     if mode == "concurrent" {
         // At least once: what ran beside the one that killed runs again.
         log.sql("delete from seen as again using seen as first where (first.key, first.n) = (again.key, again.n) and first.at < again.at").await;

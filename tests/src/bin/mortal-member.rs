@@ -48,7 +48,7 @@ async fn main() -> Result<(), BoxError> {
         return Err("usage: mortal-member <database url> <group> <member> <mode>".into());
     };
     let pool = sqlx::postgres::PgPoolOptions::new().max_connections(6).connect(url).await?;
-    let backoff = Backoff::fixed(Duration::from_secs(3));
+    let backoff = Backoff::fixed(Duration::from_secs(5));
     if mode == "concurrent" {
         let own = sqlx::postgres::PgPoolOptions::new().max_connections(4).connect(url).await?;
         let consumer = Consumer::builder(pool, group).state((member.clone(), own)).workers(2).concurrent(4);
