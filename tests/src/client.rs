@@ -2,7 +2,7 @@ use std::process::Command;
 
 use event_box_dev::Binaries;
 
-/// A client program of PostgreSQL for the server under test: `psql`, `pg_dump`, `pgbench`.
+/// A client program of PostgreSQL for the server under test: `psql`, `pg_dump`, `pgbench`, `pg_basebackup`.
 ///
 /// # Panics
 /// Where there is none, with what to install.

@@ -5,16 +5,16 @@ use std::{
     time::Duration,
 };
 
-use event_box_dev::{Binaries, Server, ServerOptions};
+use event_box_dev::{Server, ServerOptions};
 use sqlx::{Connection, PgConnection};
 use tokio::time::Instant;
 
-use crate::PATIENCE;
+use crate::{PATIENCE, client::client};
 
 /// Starts a physical standby of a server of our own, streaming from it. Blocks for some seconds.
 ///
 /// # Panics
-/// Where there is no `pg_basebackup` beside PostgreSQL: `cargo xtask setup` installs it.
+/// Where there is no `pg_basebackup`, with what to install.
 pub fn start_standby(primary: &Server, options: &ServerOptions) -> Server {
     // A server as any other, which gives its directory for the copy.
     let standby = Server::start(options).expect("a PostgreSQL of the test's own");
@@ -22,8 +22,7 @@ pub fn start_standby(primary: &Server, options: &ServerOptions) -> Server {
     let data = standby.data_dir().expect("it is ours");
     let owner = data.metadata().expect("a directory");
     fs::remove_dir_all(data).expect("it goes");
-    let pg_basebackup = Binaries::find().ok().and_then(|binaries| binaries.program("pg_basebackup"));
-    let copied = Command::new(pg_basebackup.expect("pg_basebackup: `cargo xtask setup` installs it"))
+    let copied = client("pg_basebackup")
         .args(["-h", "127.0.0.1", "-U", "postgres", "-p", &primary.port().to_string()])
         .args(["--checkpoint=fast", "--wal-method=stream", "--no-sync", "--write-recovery-conf", "-D"])
         .arg(data)
