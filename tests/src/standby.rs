@@ -1,7 +1,6 @@
 use std::{
     fs,
     os::unix::{fs::MetadataExt, process::CommandExt},
-    process::Command,
     time::Duration,
 };
 

@@ -8,11 +8,21 @@ use super::{
     groups::Kind,
     oracle,
     phase::{Phase, Phases, sleep, wait_for},
+    puller,
     world::World,
 };
 
-/// Whatever may go, goes.
+/// Whatever may go, goes: once the groups are there that are owed the log from its beginning.
 pub(super) async fn prune(world: &'static World, mut phases: Phases) -> Result<()> {
+    let first = Kind::ALL.into_iter().filter(|kind| !matches!(kind, Kind::Late | Kind::New)).map(Kind::group);
+    let first: Vec<_> = first.chain([puller::GROUP]).collect();
+    let there = "select count(*) from event_box.consumer_groups where name = any($1)";
+    // A fault in between is no answer.
+    while sqlx::query_scalar::<_, i64>(there).bind(&first).fetch_one(&world.pool).await.unwrap_or(0)
+        < first.len() as i64
+    {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     while wait_for(&mut phases, &[Phase::Busy, Phase::Upkeep]).await < Phase::Settling {
         tolerated(world, event_box::prune(&world.pool, Duration::ZERO).await.context("prune"))?;
         sleep(&mut phases, Duration::from_millis(5), &[Phase::Settling]).await;
