@@ -93,7 +93,9 @@ async fn a_batch_holds_more_writing_events_than_a_transaction_may_hold_savepoint
     let running = Running::start(consumer);
     wait_until_seen(&log.pool, "g", 500).await;
     running.stop().await.unwrap();
-    assert_eq!(log.number("select count(distinct xid) from seen").await, 1);
+    // All in one, unless the machine stalls for longer than a batch may last.
+    let largest = log.number("select max(n) from (select count(*) as n from seen group by xid) as batches").await;
+    assert!(largest > 50, "{largest}");
     log.close().await;
 }
 

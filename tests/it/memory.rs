@@ -16,7 +16,7 @@ const LOOK: &str = "due_in_seconds";
 /// What comes too late for a poll is found by a look that is made every half minute.
 const HALF_A_MINUTE_AND_MORE: Duration = Duration::from_secs(120);
 /// Far less than half a minute has of them, ten a second.
-const A_FEW_POLLS: usize = 100;
+const A_FEW_POLLS: usize = 200;
 
 async fn note(event: Counted, cx: &mut Context<'_>) -> Result<(), BoxError> {
     Ok(Seen::note("m", &event, cx).await?)

@@ -92,7 +92,7 @@ async fn a_move_wakes_consumers_and_needs_no_poll() {
     for n in 1..=3 {
         log.outbox.emit(&log.pool, &counted("k", n)).delay(SOON).await.unwrap();
         // A look is made every half minute anyway.
-        let seen = tokio::time::timeout(Duration::from_secs(15), wait_until_seen(&log.pool, "g", n));
+        let seen = tokio::time::timeout(Duration::from_secs(25), wait_until_seen(&log.pool, "g", n));
         seen.await.expect("the move wakes the consumer");
     }
     running.stop().await.unwrap();

@@ -5,7 +5,7 @@ use std::{
 
 use event_box::{BoxError, Consumer, Context, Event, Outbox};
 use event_box_dev::{Database, Server, ServerOptions};
-use event_box_tests::{Counted, Logged, Proxy, Running, Seen, Way, seen_by};
+use event_box_tests::{Counted, Logged, PATIENCE, Proxy, Running, Seen, Way, seen_by};
 use serde::{Deserialize, Serialize};
 use sqlx::{
     PgPool,
@@ -39,7 +39,7 @@ impl Site {
         sqlx::raw_sql(Seen::TABLE).execute(&pool).await.unwrap();
         let proxy = Proxy::start(server.port()).await;
         let options = PgConnectOptions::from_str(database.url()).unwrap().port(proxy.port()).application_name("remote");
-        let remote = PgPoolOptions::new().max_connections(7).acquire_timeout(Duration::from_secs(2));
+        let remote = PgPoolOptions::new().max_connections(7).acquire_timeout(Duration::from_secs(5));
         Self { remote: remote.connect_lazy_with(options), pool, proxy, database, _server: server }
     }
 
@@ -62,6 +62,15 @@ impl Site {
                 seen_by(&self.pool, "g").await
             );
             tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Waits until the number that a query answers with is not 0.
+    async fn wait_until(&self, sql: &'static str) {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while self.number(sql).await == 0 {
+            assert!(tokio::time::Instant::now() < deadline, "{sql}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
@@ -220,18 +229,19 @@ async fn a_commit_whose_answer_is_lost_is_not_repeated() {
     let (logged, site) = (Logged::here(), Site::new().await);
     // Before the commit, so that nothing but its answer is lost.
     let sql =
-        "create function stall() returns trigger language plpgsql as $$ begin perform pg_sleep(1); return null; end $$;
+        "create function stall() returns trigger language plpgsql as $$ begin perform pg_advisory_xact_lock(1); return null; end $$;
                create constraint trigger stall after insert on seen deferrable initially deferred
                    for each row when (new.n = 3) execute function stall()";
     sqlx::raw_sql(sql).execute(&site.pool).await.unwrap();
     let running = start(&site.remote, "remote");
     site.emit(1..=2).await;
     site.wait_for(2).await;
+    let mut gate = site.pool.begin().await.unwrap();
+    sqlx::query("select pg_advisory_xact_lock(1)").execute(&mut *gate).await.unwrap();
     site.emit([3]).await;
-    while site.number("select count(*) from pg_stat_activity where wait_event = 'PgSleep'").await == 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    site.wait_until("select count(*) from pg_stat_activity where wait_event = 'advisory'").await;
     site.proxy.stall_one_way(Way::ToClient);
+    gate.commit().await.unwrap();
     site.wait_for(3).await;
     logged.wait_for(TROUBLE, 1).await;
     site.proxy.resume();
@@ -257,7 +267,7 @@ async fn note_large(event: Large, cx: &mut Context<'_, &'static str>) -> Result<
 }
 
 fn start_large(pool: &PgPool, member: &'static str) -> Running {
-    let builder = Consumer::builder(pool, "g").state(member).on(note_large).batch_bytes(64 << 20);
+    let builder = Consumer::builder(pool, "g").state(member).on(note_large).batch_bytes(64 << 20).retention(None);
     Running::start(builder.handler_timeout(Duration::from_secs(1)).build().unwrap())
 }
 
@@ -276,17 +286,16 @@ async fn a_worker_that_vanishes_in_the_middle_of_a_large_batch_frees_its_partiti
     site.proxy.stalled().await;
     let stalled = Instant::now();
     // The server is sending, not waiting.
-    let sending =
-        "select count(*) from pg_stat_activity where application_name = 'remote' and wait_event = 'ClientWrite'";
-    while site.number(sending).await == 0 {
-        assert!(stalled.elapsed() < ABOUT_A_MINUTE);
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    site.wait_until(
+        "select count(*) from pg_stat_activity where application_name = 'remote' and wait_event = 'ClientWrite'",
+    )
+    .await;
     let other = start_large(&site.pool, "other");
-    site.wait_for(40).await;
+    site.wait_for(1).await;
     println!("its partition was free after {:?}", stalled.elapsed());
     assert!(stalled.elapsed() < ABOUT_A_MINUTE, "{:?}", stalled.elapsed());
     assert!(stalled.elapsed() > Duration::from_secs(5), "it was never held");
+    site.wait_for(40).await;
     logged.wait_for(TROUBLE, 1).await;
     other.stop().await.unwrap();
     site.proxy.resume();
@@ -369,18 +378,21 @@ async fn connections_that_are_cut_again_and_again_lose_and_double_nothing() {
 #[tokio::test]
 async fn a_vanished_mover_lets_others_move_within_a_minute() {
     let site = Site::new().await;
-    let slow = "create function public.slow() returns trigger language plpgsql as $$ begin perform pg_sleep(0.5); return new; end $$;
+    let slow = "create function public.slow() returns trigger language plpgsql as $$ begin perform pg_sleep(1); return new; end $$;
                 create trigger slow before insert on event_box.events for each row execute function public.slow()";
     sqlx::raw_sql(slow).execute(&site.pool).await.unwrap();
     let running = start(&site.remote, "remote");
+    // Due at once, so that one move takes them all.
+    let mut tx = site.pool.begin().await.unwrap();
     for n in 1..=3 {
         let event = Counted { key: "k".to_owned(), n };
-        Outbox::new().emit(&site.pool, &event).delay(Duration::from_millis(1)).await.unwrap();
+        Outbox::new().emit(&mut *tx, &event).delay(Duration::from_millis(1)).await.unwrap();
     }
-    let moving = "select count(*) from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'";
-    while site.number(moving).await == 0 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    tx.commit().await.unwrap();
+    site.wait_until(
+        "select count(*) from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'",
+    )
+    .await;
     site.proxy.stall();
     let (stalled, other) = (Instant::now(), start(&site.pool, "other"));
     site.wait_for(3).await;

@@ -46,7 +46,7 @@ async fn poison_is_found(same_partition: bool) {
     emit(&log, &["poison".to_owned()], 3).await;
     let calls = Arc::new(AtomicUsize::new(0));
     let consumer = Consumer::builder(&log.pool, "g").state(calls.clone()).on(poison);
-    let consumer = consumer.backoff(Backoff::fixed(Duration::from_secs(20))).build().unwrap();
+    let consumer = consumer.backoff(Backoff::fixed(Duration::from_secs(3600))).build().unwrap();
     let running = Running::start(consumer);
     // Once the outage is known, so that there is something to compare with.
     let deadline = tokio::time::Instant::now() + event_box_tests::PATIENCE;

@@ -70,6 +70,7 @@ async fn four_workers_in_two_processes_keep_each_of_a_hundred_keys_in_order() {
     sqlx::raw_sql(Seen::TABLE).execute(&log.pool).await.unwrap();
     log.sql("create table counters (key text primary key, n bigint not null)").await;
     let members = [Member::spawn(&log, "g", "one", 4), Member::spawn(&log, "g", "two", 4)];
+    log.wait_until(LISTENING, 2).await;
     emit_concurrently(&log, 8, 400, 100).await;
     wait_until_seen(&log.pool, "g", log.number("select sum(n)::bigint from counters").await).await;
     for member in members {
@@ -129,6 +130,8 @@ impl Eight {
     async fn work(self, log: &TestLog) {
         emit_concurrently(log, 2, 50, 10).await;
         wait_until_seen(&log.pool, "g", log.number("select sum(n)::bigint from counters").await).await;
+        // From then on they hear the signal, too.
+        log.wait_until(LISTENING, 8).await;
         assert_eq!(log.number("select count(*) from event_box.consumer_groups").await, 1);
         assert_eq!(log.number("select count(*) from event_box.cursors").await, 64);
         let ended: Vec<_> = self.members.into_iter().map(|member| member.terminate().success()).collect();
@@ -137,6 +140,9 @@ impl Eight {
         assert_each_once_in_order(&log.pool, "g").await;
     }
 }
+
+const LISTENING: &str =
+    "select count(*) from pg_stat_activity where datname = current_database() and query like 'LISTEN%'";
 
 const WAIT_FOR_A_LOCK: &str =
     "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";

@@ -91,8 +91,12 @@ async fn replay_while_all_run(replay: impl AsyncFnOnce(&TestLog), from: &'static
     let running = [Running::start(consumer()), Running::start(consumer())];
     let mut emitters = emitters(&log.pool, 6, 60, 20);
     wait_until_seen(&log.pool, "g", 200).await;
-    log.sql("create table half as select max(sequence) / 2 as sequence, clock_timestamp() as at from event_box.events")
-        .await;
+    // The middle of what is there: the one above it was seen, or will be.
+    log.sql(
+        "create table half as select sequence, emitted_at as at from event_box.events
+         where sequence >= (select max(sequence) / 2 from event_box.events) order by sequence limit 1",
+    )
+    .await;
     wait_until_seen(&log.pool, "g", 350).await;
     replay(&log).await;
     while let Some(ended) = emitters.join_next().await {
@@ -237,7 +241,7 @@ async fn from_the_beginning_is_what_the_log_still_holds() {
     wait_until_seen(&log.pool, "g", 3).await;
     group.replay_all().await.unwrap();
     // An idle consumer looks by itself only every half minute.
-    let seen = tokio::time::timeout(Duration::from_secs(15), wait_until_seen(&log.pool, "g", 4));
+    let seen = tokio::time::timeout(Duration::from_secs(25), wait_until_seen(&log.pool, "g", 4));
     seen.await.expect("the replay wakes the consumer");
     // Beyond where it stands: nothing.
     group.replay_from(i64::MAX).await.unwrap();

@@ -135,7 +135,7 @@ async fn a_drain_finds_what_costs_a_batch_its_connection() {
             sqlx::query("insert into effects values ($1)").bind(event.n).execute(cx).await?;
             Ok(())
         })
-        .handler_timeout(Duration::from_millis(100))
+        .handler_timeout(Duration::from_secs(1))
         .max_attempts(2)
         .build()
         .unwrap();

@@ -204,7 +204,7 @@ async fn a_run_that_takes_too_long_is_tried_event_by_event() {
             }
             Ok(())
         })
-        .handler_timeout(Duration::from_millis(1_500))
+        .handler_timeout(Duration::from_secs(3))
         .backoff(Backoff::fixed(Duration::from_secs(3600)))
         .build()
         .unwrap();
@@ -274,7 +274,7 @@ async fn after_a_run_that_was_too_long_as_a_whole_there_are_runs_again() {
             Ok(())
         })
         .batch_size(10)
-        .handler_timeout(Duration::from_millis(1_500))
+        .handler_timeout(Duration::from_secs(4))
         .build()
         .unwrap();
     let running = Running::start(consumer);

@@ -62,7 +62,7 @@ async fn note_by_itself(event: Counted, cx: &mut Detached<'_, State>) -> Result<
     think().await;
     if event.key == "slow" && cx.group().ends_with("RoundKeptAlive") {
         // Until the claim has said that it lives.
-        tokio::time::sleep(Duration::from_millis(3_500)).await;
+        tokio::time::sleep(Duration::from_secs(8)).await;
     }
     if fails(&event, cx.attempt()) {
         return Err("once".into());

@@ -44,11 +44,11 @@ async fn note_by_itself(event: Counted, cx: &mut Detached<'_, (String, PgPool)>)
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [url, group, member, mode] = &arguments[..] else {
-        return Err("usage: mortal-member <database url> <group> <member> <mode>".into());
+    let [url, group, member, mode, backoff] = &arguments[..] else {
+        return Err("usage: mortal-member <database url> <group> <member> <mode> <back-off in seconds>".into());
     };
     let pool = sqlx::postgres::PgPoolOptions::new().max_connections(6).connect(url).await?;
-    let backoff = Backoff::fixed(Duration::from_secs(5));
+    let backoff = Backoff::fixed(Duration::from_secs(backoff.parse()?));
     if mode == "concurrent" {
         let own = sqlx::postgres::PgPoolOptions::new().max_connections(4).connect(url).await?;
         let consumer = Consumer::builder(pool, group).state((member.clone(), own)).workers(2).concurrent(4);

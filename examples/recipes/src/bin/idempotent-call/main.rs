@@ -131,7 +131,8 @@ pub(crate) async fn place(pool: &PgPool, orders: impl IntoIterator<Item = u64>) 
 async fn settled(log: &EventBox) -> anyhow::Result<()> {
     until("every order was charged or refused", async || {
         let health = log.group("payments").health().await?;
-        Ok(health.pending() == 0 && health.retrying == 0 && health.dead == BAD_CARDS)
+        let parked = health.retrying + health.snoozed + health.waiting;
+        Ok(health.pending() == 0 && parked == 0 && health.dead == BAD_CARDS)
     })
     .await
 }

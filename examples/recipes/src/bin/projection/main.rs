@@ -75,7 +75,7 @@ async fn main() -> anyhow::Result<()> {
 
 const HISTORY: usize = 3_000;
 /// A group that is no further behind has caught up, near enough to swap.
-const LAG: Duration = Duration::from_secs(1);
+const LAG: Duration = Duration::from_secs(5);
 
 async fn projection(pool: PgPool) -> anyhow::Result<()> {
     println!(

@@ -28,8 +28,19 @@ async fn readers_stay_with_the_old_table_until_the_new_one_has_all_of_it() {
     place(&pool, 10..15).await.unwrap();
     assert_eq!(testing::drain(&v1).await.unwrap().handled, 15);
 
-    let swapped = swap::swap(&pool, &old, &new, async || Ok(()));
-    tokio::time::timeout(Duration::from_millis(300), swapped).await.expect_err("the new table is behind");
+    {
+        let swapped = std::pin::pin!(swap::swap(&pool, &old, &new, async || Ok(())));
+        let stands_still = async {
+            while old.health().await.unwrap().paused_at.is_none() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        };
+        tokio::select! {
+            swapped = swapped => panic!("the new table is behind: {swapped:?}"),
+            () = stands_still => {}
+        }
+    }
     assert_eq!(orders_in(&pool, "revenue").await, 15);
     // The old table stands still, the new one goes on.
     place(&pool, 15..20).await.unwrap();
