@@ -3,9 +3,10 @@ use std::{sync::Arc, time::Duration};
 use event_box::{BoxError, Consumer, Detached};
 
 use crate::{
-    drain::{Counter, timed},
-    measure::Comparison,
-    stage::{OrderPlaced, Stage},
+    comparison::{Comparison, Line},
+    counter::Counter,
+    event::OrderPlaced,
+    stage::Bench,
 };
 
 const HANDLERS: u32 = 64;
@@ -13,8 +14,12 @@ const WAIT: Duration = Duration::from_millis(20);
 
 /// Handlers that wait for 20 ms, up to 64 at once in one process with the default of 4 workers, beside the time that 64 slots would take
 /// if none of them ever stood idle.
-pub(crate) async fn waiting(stage: &Stage, repetitions: usize, events: usize) -> anyhow::Result<Comparison> {
-    let ours = async || {
+pub(super) async fn waiting(bench: &Bench) -> anyhow::Result<Comparison> {
+    let events = bench.sized(10_000, 10_000);
+    let stage = bench.stage().await?;
+    stage.fill(events, 1_000).await?;
+    let mut took = Vec::new();
+    for _ in 0..bench.repetitions {
         let counter = Counter::new(events);
         let consumer = Consumer::builder(&stage.pool, "concurrent")
             .state(counter.clone())
@@ -27,8 +32,10 @@ pub(crate) async fn waiting(stage: &Stage, repetitions: usize, events: usize) ->
             })
             .retention(None)
             .build()?;
-        timed(stage, consumer, "concurrent", &counter).await
-    };
-    let ideal = async || Ok(WAIT * events as u32 / HANDLERS);
-    Comparison::run("concurrent, 64 handlers of 20 ms", repetitions, events, ours, ideal).await
+        took.push(events as f64 / stage.drain(consumer, "concurrent", events, &counter).await?);
+    }
+    stage.close().await?;
+    let ideal = (WAIT * events as u32 / HANDLERS).as_secs_f64();
+    let what = "concurrent, 10,000 handlers of 20 ms, 64 at once; of the time 64 slots take";
+    Ok(Comparison::with(what, Line::AtMost(1.3), "s", &took, ideal))
 }
