@@ -24,7 +24,7 @@ pub async fn run(child: Child) -> anyhow::Result<()> {
         Child::Consume { url, side, events } => latency::consume(&pool(&url).await?, side, events).await,
         Child::Emit { url, side, events, arrivals } => {
             let pool = pool(&url).await?;
-            latency::emit_all(&pool, arrivals, events, async |pool, event| latency::emit(pool, side, event).await).await
+            latency::emit_all(arrivals, events, async |event| latency::emit(&pool, side, event).await).await
         }
         Child::Drain { url, events } => drain(&url, events).await,
         Child::Idle { url } => idle(&url).await,

@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 /// Counts events down as they are handled.
 #[derive(Debug)]
 pub struct Counter {
+    events: usize,
     left: AtomicUsize,
     first: OnceLock<Instant>,
     last: OnceLock<Instant>,
@@ -23,7 +24,7 @@ impl Counter {
     /// For so many events.
     pub fn new(events: usize) -> Arc<Self> {
         let (first, last) = (OnceLock::new(), OnceLock::new());
-        Arc::new(Self { left: AtomicUsize::new(events), first, last, done: Notify::new() })
+        Arc::new(Self { events, left: AtomicUsize::new(events), first, last, done: Notify::new() })
     }
 
     /// One event is handled; answers how many are left. More than there are to count are no error.
@@ -51,6 +52,12 @@ impl Counter {
     /// Until all are handled.
     pub async fn done(&self) {
         self.done.notified().await;
+    }
+
+    /// The events beyond a first batch of so many, a second, from the first event handled to the last; once [`done`](Self::done).
+    pub fn rate(&self, first_batch: usize) -> f64 {
+        let events = self.events.saturating_sub(first_batch).max(1);
+        events as f64 / self.between().unwrap_or(Duration::MAX).as_secs_f64()
     }
 
     /// From the first event handled to the last, once [`done`](Self::done): without the consumer's start.

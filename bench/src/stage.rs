@@ -1,9 +1,6 @@
 //! The server, its databases, and consumers on them.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use event_box::{BoxError, Consumer, Context, EventBox, Outbox};
 use event_box_dev::{Database, Server, ServerOptions};
@@ -11,7 +8,7 @@ use sqlx::{Executor, PgPool, postgres::PgPoolOptions};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::{counter::Counter, event::OrderPlaced, turns::rate};
+use crate::{counter::Counter, event::OrderPlaced};
 
 /// The benchmark's own server, and how much is to be done on it.
 #[derive(Debug)]
@@ -134,7 +131,8 @@ impl Stage {
     /// # Errors
     /// Where the server refuses.
     pub async fn fill_evenly(&self, events: usize) -> anyhow::Result<()> {
-        let keys = "select min(i) from generate_series(1, 2000) as i group by hashtextextended(i::text, 0) & 63";
+        let keys =
+            "select min(i)::bigint from generate_series(1, 2000) as i group by hashtextextended(i::text, 0) & 63";
         let keys: Vec<i64> = sqlx::query_scalar(keys).fetch_all(&self.pool).await?;
         anyhow::ensure!(keys.len() == 64, "2,000 keys reach {} of 64 partitions", keys.len());
         self.fill_with(events, &keys).await
@@ -169,24 +167,17 @@ impl Stage {
         tokio::time::timeout(Duration::from_secs(30), made).await?
     }
 
-    /// Runs the consumer until all is counted, and answers the rate from its start on; its group is gone afterwards.
+    /// Runs the consumer until all is counted, and answers the rate from its first event on; its group is gone afterwards. The start of a
+    /// consumer is not in it, and so neither are the events of its first batch, which was read before.
     ///
     /// # Errors
     /// Those of the consumer.
-    pub async fn drain(
-        &self,
-        consumer: Consumer,
-        group: &str,
-        events: usize,
-        counter: &Counter,
-    ) -> anyhow::Result<f64> {
-        let started = Instant::now();
+    pub async fn drain(&self, consumer: Consumer, group: &str, batch: usize, counter: &Counter) -> anyhow::Result<f64> {
         let running = Running::start(consumer);
         counter.done().await;
-        let took = started.elapsed();
         running.stop().await?;
         EventBox::from(&self.pool).group(group).remove().await?;
-        Ok(rate(events, took))
+        Ok(counter.rate(batch))
     }
 
     /// A consumer whose handler does nothing but count.

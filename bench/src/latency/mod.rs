@@ -7,8 +7,6 @@ mod arrivals;
 mod moments;
 mod sides;
 
-use sqlx::PgPool;
-
 pub use self::{
     arrivals::Arrivals,
     moments::Moments,
@@ -16,8 +14,8 @@ pub use self::{
 };
 use crate::child::{Process, until_told_to_stop};
 
-/// Events that come first and are not counted: connections are opened, statements prepared.
-pub const WARM_UP: usize = 25;
+/// Events that come first and are not counted: connections are opened, statements prepared. A second of them.
+pub const WARM_UP: usize = 100;
 /// Events a second.
 pub const RATE: f64 = 100.0;
 
@@ -81,16 +79,15 @@ pub async fn report(moments: &Moments) -> anyhow::Result<()> {
 /// # Errors
 /// Those of `emit`.
 pub async fn emit_all(
-    pool: &PgPool,
     arrivals: Arrivals,
     events: usize,
-    mut emit: impl AsyncFnMut(&PgPool, i64) -> anyhow::Result<()>,
+    mut emit: impl AsyncFnMut(i64) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let moments = Moments::new(events);
     let started = tokio::time::Instant::now();
     for (event, due) in (1..=events).zip(arrivals.times(RATE)) {
         tokio::time::sleep_until(started + due).await;
-        emit(pool, event as i64).await?;
+        emit(event as i64).await?;
         moments.note(event as i64);
     }
     println!("done");

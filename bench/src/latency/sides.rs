@@ -62,7 +62,8 @@ pub async fn consume(pool: &PgPool, side: Side, events: usize) -> anyhow::Result
         Side::Raw => {
             let mut listener = PgListener::connect_with(pool).await?;
             listener.listen("raw").await?;
-            let listening = tokio::spawn(listen(listener, pool.clone(), moments.clone()));
+            let position = sqlx::query_scalar("select coalesce(max(id), 0) from raw").fetch_one(pool).await?;
+            let listening = tokio::spawn(listen(listener, position, pool.clone(), moments.clone()));
             report(&moments).await?;
             listening.abort();
             Ok(())
@@ -82,10 +83,13 @@ fn consumer(pool: &PgPool, moments: &Arc<Moments>) -> anyhow::Result<Consumer> {
 }
 
 /// The emitter's commits come in the order of their ids, as one connection makes them all.
-async fn listen(mut listener: PgListener, pool: PgPool, moments: Arc<Moments>) -> anyhow::Result<()> {
+async fn listen(
+    mut listener: PgListener,
+    mut position: i64,
+    pool: PgPool,
+    moments: Arc<Moments>,
+) -> anyhow::Result<()> {
     let mut connection = pool.acquire().await?;
-    let mut position: i64 =
-        sqlx::query_scalar("select coalesce(max(id), 0) from raw").fetch_one(&mut *connection).await?;
     loop {
         listener.recv().await?;
         let page: Vec<(i64, String, String, String)> =

@@ -1,12 +1,15 @@
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use event_box::{BoxError, Consumer, Detached};
+use event_box::{BoxError, Consumer, Detached, EventBox};
 
 use crate::{
     comparison::{Comparison, Line},
     counter::Counter,
     event::OrderPlaced,
-    stage::Bench,
+    stage::{Bench, Running},
 };
 
 const HANDLERS: u32 = 64;
@@ -32,7 +35,12 @@ pub(super) async fn waiting(bench: &Bench) -> anyhow::Result<Comparison> {
             })
             .retention(None)
             .build()?;
-        took.push(events as f64 / stage.drain(consumer, "concurrent", events, &counter).await?);
+        let started = Instant::now();
+        let running = Running::start(consumer);
+        counter.done().await;
+        took.push(started.elapsed().as_secs_f64());
+        running.stop().await?;
+        EventBox::from(&stage.pool).group("concurrent").remove().await?;
     }
     stage.close().await?;
     let ideal = (WAIT * events as u32 / HANDLERS).as_secs_f64();

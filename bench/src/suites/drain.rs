@@ -36,7 +36,7 @@ pub(super) async fn no_op(bench: &Bench) -> anyhow::Result<Vec<Comparison>> {
 
 async fn drain(stage: &Stage, events: usize, workers: usize) -> anyhow::Result<f64> {
     let counter = Counter::new(events);
-    stage.drain(stage.no_op("drain", workers, 1_000, &counter)?, "drain", events, &counter).await
+    stage.drain(stage.no_op("drain", workers, 1_000, &counter)?, "drain", 1_000, &counter).await
 }
 
 /// What parked events cost those that go by: the same drain where each partition holds ten events that wait for a retry, beside one where
@@ -99,7 +99,7 @@ pub(super) async fn by_unnest(bench: &Bench) -> anyhow::Result<Comparison> {
             .workers(1)
             .retention(None)
             .build()?;
-        stage.drain(consumer, "unnest", events, &counter).await
+        stage.drain(consumer, "unnest", 1_000, &counter).await
     })
     .await?;
     stage.close().await?;
@@ -126,9 +126,9 @@ enum Writer {
 
 /// A handler that writes one row through its context, beside the same inserts by hand, without savepoints, in one transaction a batch.
 pub(super) async fn writing(bench: &Bench) -> anyhow::Result<Vec<Comparison>> {
-    let events = bench.sized(10_000, 40_000);
+    // Full batches: 200 events in each of 64 partitions, and 600.
+    let events = bench.sized(12_800, 38_400);
     let stage = bench.stage().await?;
-    // Batches are full: so many events has each partition.
     stage.fill_evenly(events).await?;
     let sides = [
         Writer::Savepoints,
@@ -158,13 +158,13 @@ pub(super) async fn writing(bench: &Bench) -> anyhow::Result<Vec<Comparison>> {
 async fn write(stage: &Stage, events: usize, writer: Writer) -> anyhow::Result<f64> {
     let counter = Counter::new(events);
     let builder = Consumer::builder(&stage.pool, "writing").state(counter.clone()).on(write_one);
-    let builder = match writer {
+    let (builder, batch) = match writer {
         Writer::ByHand(batch) => return Ok(rate(events, raw::write_by_hand(&stage.pool, events, batch).await?)),
-        Writer::Savepoints => builder.batch_size(50),
-        Writer::AllOrNothing(batch) => builder.all_or_nothing().batch_size(batch),
+        Writer::Savepoints => (builder, 50),
+        Writer::AllOrNothing(batch) => (builder.all_or_nothing(), batch),
     };
-    let consumer = builder.workers(1).retention(None).build()?;
-    stage.drain(consumer, "writing", events, &counter).await
+    let consumer = builder.batch_size(batch).workers(1).retention(None).build()?;
+    stage.drain(consumer, "writing", batch, &counter).await
 }
 
 /// Also for the figures of the second table.

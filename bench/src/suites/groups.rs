@@ -1,12 +1,10 @@
-use std::time::Instant;
-
 use event_box::EventBox;
 
 use crate::{
     comparison::{Comparison, Line},
     counter::Counter,
     stage::{Bench, Running, Stage, no_op},
-    turns::{Side, paired, rate},
+    turns::{Side, paired},
 };
 
 const GROUPS: usize = 5;
@@ -29,20 +27,15 @@ pub(super) async fn five(bench: &Bench) -> anyhow::Result<Comparison> {
 async fn drain(stage: &Stage, events: usize, groups: usize) -> anyhow::Result<f64> {
     let log = EventBox::from(&stage.pool);
     let names: Vec<_> = (0..groups).map(|group| format!("group-{group}")).collect();
-    let counters: Vec<_> = names.iter().map(|_| Counter::new(events)).collect();
-    let consumers: Result<Vec<_>, _> =
-        names.iter().zip(&counters).map(|(name, counter)| no_op(&log, name, 4, 1_000, counter)).collect();
-    let started = Instant::now();
+    let counter = Counter::new(groups * events);
+    let consumers: Result<Vec<_>, _> = names.iter().map(|name| no_op(&log, name, 4, 1_000, &counter)).collect();
     let running: Vec<_> = consumers?.into_iter().map(Running::start).collect();
-    for counter in &counters {
-        counter.done().await;
-    }
-    let took = started.elapsed();
+    counter.done().await;
     for running in running {
         running.stop().await?;
     }
     for name in names {
         log.group(name).remove().await?;
     }
-    Ok(rate(groups * events, took))
+    Ok(counter.rate(1_000))
 }

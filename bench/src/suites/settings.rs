@@ -2,15 +2,16 @@ use crate::{comparison::Spread, counter::Counter, figure::Figure, stage::Bench, 
 
 /// How the rate of a no-op drain moves with workers and batch sizes.
 pub(super) async fn settings(bench: &Bench) -> anyhow::Result<Vec<Figure>> {
-    let events = bench.sized(50_000, 200_000);
+    // Full batches: 1,000 events in each of 64 partitions, and 3,000.
+    let events = bench.sized(64_000, 192_000);
     let stage = bench.stage().await?;
-    stage.fill(events, 10_000).await?;
+    stage.fill_evenly(events).await?;
     let batches = [50, 200, 1_000];
     let sides: Vec<(usize, usize)> =
         [1, 2, 4].into_iter().flat_map(|workers| batches.map(|batch| (workers, batch))).collect();
     let rates = in_turn(bench.repetitions.min(3), &sides, async |(workers, batch)| {
         let counter = Counter::new(events);
-        stage.drain(stage.no_op("settings", workers, batch, &counter)?, "settings", events, &counter).await
+        stage.drain(stage.no_op("settings", workers, batch, &counter)?, "settings", batch, &counter).await
     })
     .await?;
     stage.close().await?;
