@@ -88,7 +88,7 @@ async fn run(child: PeerChild) -> anyhow::Result<()> {
             let moments = Arc::new(Moments::new(events));
             let noted = moments.clone();
             let peer = side.open(&url).await?;
-            let consuming = peer.consume(Sink::new(move |order| noted.note(order))).await?;
+            let consuming = peer.consume(Sink::new(move |order| noted.note(order)), true).await?;
             report(&moments).await?;
             consuming.stop().await
         }
@@ -143,7 +143,8 @@ const SETTINGS: &str = "\
 - event-box: defaults; one worker for the drain, two while emitting.
 - obix: a singleton subscriber in insert order that collects, batches of up to 1,000 instead of 100, all else by default. It uses sqlx 0.8.
 - pgmq: its SQL objects of version 1.13.0, installed by the crate instead of the extension; a logged queue; batches of 1,000 read and deleted in \
-one transaction by one reader, which is notified of inserts without throttling and polls every 100 ms.
+one transaction by one reader, which polls every 100 ms and is notified of inserts: at most once in 250 ms (its default), for latency without that limit, \
+which would serialise commits.
 - graphile_worker: local queue of 100, completions flushed after 5 ms, concurrency 4, poll every 10 ms beside NOTIFY, no queue names (no order).
 - What they do is not the same: event-box keeps order per key with several workers and gives each of several groups every event; obix \
 keeps the order of the whole log with one subscriber; pgmq and graphile_worker hand each message to one consumer and delete it.

@@ -67,10 +67,11 @@ impl Opened {
         }
     }
 
-    pub async fn consume(&self, sink: Sink) -> anyhow::Result<Consuming> {
+    /// `prompt` where latency is what counts, for peers that are then set otherwise.
+    pub async fn consume(&self, sink: Sink, prompt: bool) -> anyhow::Result<Consuming> {
         Ok(match self {
             Self::Obix(peer) => Consuming::Obix(peer.consume(sink).await?),
-            Self::Pgmq(peer) => Consuming::Pgmq(peer.consume(sink).await?),
+            Self::Pgmq(peer) => Consuming::Pgmq(peer.consume(sink, prompt).await?),
             Self::Graphile(peer) => Consuming::Graphile(peer.consume(sink).await?),
         })
     }

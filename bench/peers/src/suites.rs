@@ -75,7 +75,7 @@ pub async fn emit_one(bench: &Bench) -> anyhow::Result<Vec<Comparison>> {
             }
             Side::Peer(peer) => {
                 let peer = Arc::new(peer.open(stage.url()).await?);
-                let listening = Listening::Peer(peer.consume(Sink::new(|_| ())).await?);
+                let listening = Listening::Peer(peer.consume(Sink::new(|_| ()), false).await?);
                 (emit(&peer, TASKS, each, 1).await?, listening)
             }
         };
@@ -142,7 +142,14 @@ async fn drain_peer(stage: &Stage, peer: Opened, events: usize) -> anyhow::Resul
     let counter = Counter::new(events);
     let counted = counter.clone();
     let started = Instant::now();
-    let consuming = peer.consume(Sink::new(move |_| drop(counted.count()))).await?;
+    let consuming = peer
+        .consume(
+            Sink::new(move |_| {
+                counted.count();
+            }),
+            false,
+        )
+        .await?;
     counter.done().await;
     let took = started.elapsed();
     consuming.stop().await?;

@@ -44,8 +44,9 @@ pub async fn measure(
     consumer.expect("ready").await?;
     let mut emitter = Process::start(emitter)?;
     emitter.expect("done").await?;
-    let committed = Moments::parse(&emitter.stop().await?)?;
+    // An emitter may announce its last events a moment after they are committed: it lives until all are handled.
     consumer.expect("done").await?;
+    let committed = Moments::parse(&emitter.stop().await?)?;
     let handled = Moments::parse(&consumer.stop().await?)?;
     let mut took: Vec<f64> = Vec::new();
     for event in WARM_UP + 1..committed.len() {
