@@ -1,77 +1,73 @@
-//! event-box beside what PostgreSQL itself can do through the same client, as ratios of rates from interleaved repetitions.
-//!
-//! `cargo xtask bench` runs it in release mode against a PostgreSQL of its own with default durability.
+//! `cargo xtask bench`: see this package's library and `bench/README.md`.
 
-mod concurrent;
-mod drain;
-mod emit;
-mod measure;
-mod stage;
-
-use clap::Parser;
-
-use crate::{
-    measure::{Comparison, table},
-    stage::Stage,
+use clap::{Parser, Subcommand};
+use event_box_bench::{
+    arguments::{Child, Settings},
+    children,
+    machine::{Machine, commit, locked},
+    results::{self, Section},
+    stage::Bench,
+    suites::{Measured, Suite},
 };
 
-/// Measures event-box beside raw SQL.
+/// Measures event-box beside raw SQL, on a PostgreSQL of its own.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// Interleaved repetitions of each comparison.
-    #[arg(long, default_value_t = 5)]
-    repetitions: usize,
-    /// How much work a repetition does, in per cent of the usual.
-    #[arg(long, default_value_t = 100)]
-    scale: usize,
-    /// Only the comparisons whose name holds this text.
-    #[arg(long, default_value = "")]
-    only: String,
-    /// Print an array of {what, ratio, ours_per_second, raw_per_second} instead of the table.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    settings: Settings,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// What the benchmark runs in processes of their own.
+    #[command(hide = true)]
+    Child {
+        #[command(subcommand)]
+        child: Child,
+    },
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    let stage = Stage::set().await?;
-    let sized = |usual: usize| (usual * arguments.scale / 100).max(1);
-    let mut comparisons = Vec::new();
-    let tell = |comparison: Comparison| {
-        if !arguments.json {
-            eprintln!("{}", comparison.line());
-        }
-        comparison
-    };
-    let wanted = |what: &str| what.contains(&arguments.only);
-    if wanted("emit, one a transaction") {
-        let listening = stage.listening_consumer().await?;
-        comparisons.push(tell(emit::one_a_transaction(&stage, arguments.repetitions, sized(2_000)).await?));
-        listening.stop().await?;
+    match arguments.command {
+        Some(Command::Child { child }) => children::run(child).await,
+        None => measure(arguments.settings).await,
     }
-    if wanted("emit_all") {
-        comparisons.push(tell(emit::a_thousand_a_statement(&stage, arguments.repetitions, sized(20)).await?));
+}
+
+async fn measure(settings: Settings) -> anyhow::Result<()> {
+    let suites: Vec<_> = Suite::ALL.into_iter().filter(|suite| suite.name().contains(&settings.only)).collect();
+    if suites.is_empty() {
+        let names: Vec<_> = Suite::ALL.map(Suite::name).to_vec();
+        anyhow::bail!("nothing is named `{}`: there are {}", settings.only, names.join(", "));
     }
-    if wanted("copy") {
-        comparisons.push(tell(emit::by_copy(&stage, arguments.repetitions, sized(40_000)).await?));
+    let machine = Machine::look();
+    let bench = Bench::start(settings.repetitions, settings.scale, settings.full).await?;
+    let mut measured = Measured::default();
+    for suite in suites {
+        let Measured { comparisons, figures } = suite.run(&bench).await?;
+        comparisons.iter().for_each(|row| eprintln!("{}", results::line(row)));
+        figures.iter().for_each(|row| eprintln!("{}", results::figure(row)));
+        measured.comparisons.extend(comparisons);
+        measured.figures.extend(figures);
     }
-    if wanted("drain") {
-        stage.fill(sized(100_000), 10_000).await?;
-        for workers in [1, 2] {
-            comparisons.push(tell(drain::no_op(&stage, arguments.repetitions, sized(100_000), workers).await?));
-        }
-        comparisons.push(tell(drain::beside_parked(&stage, arguments.repetitions, sized(100_000)).await?));
+    if settings.json {
+        println!("{}", measured.json()?);
+        return Ok(());
     }
-    if wanted("concurrent") {
-        stage.fill(sized(10_000), 1_000).await?;
-        comparisons.push(tell(concurrent::waiting(&stage, arguments.repetitions, sized(10_000)).await?));
-    }
-    stage.close().await?;
-    if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&comparisons)?);
-    } else {
-        println!("{}", table(&comparisons));
+    println!("{}", results::table(&measured));
+    if settings.whole() {
+        let stage = bench.stage().await?;
+        let lock = include_str!("../../Cargo.lock");
+        let versions = [("event-box", commit()), ("sqlx", locked(lock, "sqlx"))];
+        let kind = if settings.full { "full" } else { "short" };
+        let mut about = machine.describe(&stage.pool, &versions).await?;
+        about += &format!("- Run: {kind}, {} interleaved repetitions.\n", settings.repetitions);
+        stage.close().await?;
+        results::write(Section::Raw, &results::section("event-box beside PostgreSQL itself", &about, &measured)?)?;
     }
     Ok(())
 }

@@ -66,9 +66,10 @@ enum Command {
         /// These alone.
         names: Vec<String>,
     },
-    /// Run the benchmark.
+    /// Measure event-box beside raw SQL, in some ten minutes, and write bench/RESULTS.md.
     Bench {
-        /// For the benchmark: `cargo xtask bench -- --help`.
+        /// For the benchmark: `--peers` (beside other crates instead), `--full`, `--json`, `--only <text>`, `--repetitions <n>`; all of them by
+        /// `cargo xtask bench -- --help`.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
