@@ -34,9 +34,15 @@ impl Puller {
     }
 
     pub(super) async fn run(mut self) -> Result<()> {
-        let builder =
-            PullBuilder::new(self.world.log.clone(), GROUP).event::<Counted>().event::<Tallied>().event::<Loose>();
-        let pull = builder.backoff(Backoff::fixed(Duration::from_millis(50))).max_attempts(1_000).open().await?;
+        let pull = loop {
+            let builder =
+                PullBuilder::new(self.world.log.clone(), GROUP).event::<Counted>().event::<Tallied>().event::<Loose>();
+            match builder.backoff(Backoff::fixed(Duration::from_millis(50))).max_attempts(1_000).open().await {
+                Ok(pull) => break pull,
+                Err(error) if !self.world.options.faults => return Err(error.into()),
+                Err(_) => sleep(Duration::from_millis(50)).await,
+            }
+        };
         loop {
             let phase = *self.phases.borrow();
             if phase >= Phase::Settling {
