@@ -10,7 +10,7 @@ use crate::cargo::{cargo, run as execute, target_dir};
 /// So long is emitted in a history.
 const SECONDS: &str = "25";
 /// A defect that goes uncaught in so many histories goes uncaught.
-const SEEDS: u64 = 4;
+const SEEDS: u64 = 8;
 
 /// Histories with faults on top, one after the other.
 pub(crate) fn soak(minutes: u64, seed: Option<u64>) -> Result<()> {
