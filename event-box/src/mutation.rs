@@ -63,6 +63,10 @@ mod active {
 
 /// Every defect's name, and what it is.
 #[cfg(any(test, feature = "_mutations"))]
+#[cfg_attr(
+    not(feature = "_mutations"),
+    expect(unreachable_pub, reason = "only with the feature there is somebody to reach it")
+)]
 pub const ALL: [(&str, &str); 19] = [
     ("no-late-arm", "what commits behind the position is not looked for"),
     ("late-by-xip-alone", "late is only what the snapshot lists as open"),
