@@ -1,3 +1,9 @@
+-- What an event may be. Domains, because a table's own checks are parsed anew by every statement that writes to it: a third of an emit.
+create domain event_box.topic as text constraint topic_length check (octet_length(value) between 1 and 255);
+create domain event_box.version as smallint constraint version_positive check (value > 0);
+create domain event_box.partition_key as text constraint partition_key_length check (octet_length(value) between 1 and 512);
+create domain event_box.headers as json constraint headers_object check (json_typeof(value) = 'object');
+
 -- The log: appended to, never updated. Column order matters: defaults are evaluated in it, and the delivery algorithm rests on a
 -- transaction taking its xid before its first sequence (docs/architecture.md, "The cursor").
 create table event_box.events (
@@ -7,12 +13,12 @@ create table event_box.events (
     partition     smallint    not null generated always as
                               ((hashtextextended(coalesce(partition_key, sequence::text), 0) & 63)) stored,
     id            uuid        not null,
-    topic         text        not null constraint topic_length check (octet_length(topic) between 1 and 255),
-    version       smallint    not null default 1 constraint version_positive check (version > 0),
-    partition_key text        constraint partition_key_length check (octet_length(partition_key) between 1 and 512),
+    topic         event_box.topic not null,
+    version       event_box.version not null default 1,
+    partition_key event_box.partition_key,
     -- json, not jsonb: the bytes stay as they were emitted.
     payload       json        not null,
-    headers       json        constraint headers_object check (json_typeof(headers) = 'object'),
+    headers       event_box.headers,
     -- Stable, not volatile: a volatile default makes COPY insert row by row.
     emitted_at    timestamptz not null default statement_timestamp(),
     -- Set where a person's data was erased from payload and headers: the event is passed over from then on.
@@ -29,11 +35,11 @@ create table event_box.delayed (
     -- Keeps the order of emission where events are due at the same time.
     ordinal       bigint      not null generated always as identity,
     id            uuid        not null,
-    topic         text        not null constraint topic_length check (octet_length(topic) between 1 and 255),
-    version       smallint    not null default 1 constraint version_positive check (version > 0),
-    partition_key text        constraint partition_key_length check (octet_length(partition_key) between 1 and 512),
+    topic         event_box.topic not null,
+    version       event_box.version not null default 1,
+    partition_key event_box.partition_key,
     payload       json        not null,
-    headers       json        constraint headers_object check (json_typeof(headers) = 'object'),
+    headers       event_box.headers,
     emitted_at    timestamptz not null default statement_timestamp(),
     primary key (due_at, ordinal)
 ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use crate::{
     batch::{Batch, BatchError, Halt, Unavailable},
+    deadline::by,
     error::BoxError,
     failpoint::failpoint,
     failure::{Failure, chain, is_conflict, is_in_failed_transaction, is_outage},
@@ -80,7 +81,7 @@ impl Batch<'_> {
             unprepared: self.partition.schema.is_behind_pooler(),
         };
         failpoint!(Handling);
-        let Ok(result) = tokio::time::timeout_at(deadline, self.dispatch.deliver(work)).await else {
+        let Ok(result) = by(deadline, self.dispatch.deliver(work)).await else {
             return Err(BatchError::Verdict { sequence, verdict: Verdict::timed_out(timeout) }.into());
         };
         failpoint!(HandlingEnded);
@@ -90,6 +91,7 @@ impl Batch<'_> {
         };
         let result = result.and_then(|()| answer.failed.pop().map_or(Ok(()), |failed| Err(failed.failure)));
         let failure = match result {
+            Ok(()) if !savepoint.is_touched() => return Ok(Fate::Handled),
             Ok(()) => match self.within(savepoint.keep(connection)).await {
                 Ok(()) => return Ok(Fate::Handled),
                 Err(error) => swallowed(error).map_err(judged)?,

@@ -1,5 +1,5 @@
 use std::{
-    sync::atomic::{AtomicI64, AtomicUsize, Ordering},
+    sync::atomic::{AtomicI32, AtomicI64, AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     attempt::Fate,
-    claim::{Partition, Session},
+    claim::{Claim, Partition},
     cursor::{Advance, Cursor, Opening},
     deadline::within,
     failpoint::failpoint,
@@ -60,9 +60,10 @@ pub(crate) struct Assignment {
     pub(crate) suspect: Option<i64>,
 }
 
-/// How many events' handlers a batch has run, and the last of them.
+/// How many events' handlers a batch has run, the last of them, and who serves its session: 0 until the claim.
 #[derive(Debug, Default)]
 pub(crate) struct Ran {
+    pub(crate) backend: AtomicI32,
     pub(crate) events: AtomicUsize,
     pub(crate) last: AtomicI64,
 }
@@ -84,10 +85,16 @@ pub(crate) struct Done {
     pub(crate) unavailable: Option<Unavailable>,
     /// Events whose verdicts were carried out.
     pub(crate) judged: Vec<i64>,
+    /// Events were parked, for whatever reason.
+    pub(crate) parked: bool,
     /// Events that failed, as they are parked now.
     pub(crate) failures: Vec<Parking>,
+    /// The transaction had an id before it claimed: the cursor got no new mark.
+    pub(crate) bound: bool,
     /// It is not known yet whether the process that began an event here has died.
     pub(crate) waits: bool,
+    /// How long handlers took.
+    pub(crate) handling: Duration,
 }
 
 /// An event whose handler could not reach what it depends on.
@@ -146,18 +153,14 @@ const UNDO: &str = "rollback to savepoint event_box_batch";
 
 impl Batch<'_> {
     /// Claims, reads, delivers and advances; `None` where another worker holds the partition.
-    pub(crate) async fn run(
-        &self,
-        connection: &mut PgConnection,
-        opening: Opening,
-        session: &Session,
-    ) -> Result<Option<Done>, BatchError> {
+    pub(crate) async fn run(&self, connection: &mut PgConnection) -> Result<Option<Done>, BatchError> {
         let Some(claim) = self.within(self.partition.claim(connection)).await? else { return Ok(None) };
+        self.ran.backend.store(claim.backend, Ordering::Relaxed);
         failpoint!(Claimed);
-        let care = self.care(connection, &claim, session).await?;
+        let care = self.care(connection, &claim).await?;
         if care.waits {
             self.within(self.partition.advance(connection, &Advance::Nothing, care.left)).await?;
-            return Ok(Some(Done { waits: true, careful: true, ..Done::default() }));
+            return Ok(Some(Done { waits: true, careful: true, bound: claim.opening.bound, ..Done::default() }));
         }
         let mut progress = Progress::new(Instant::now(), care, self.policy.mode == Mode::AllOrNothing);
         let undoable =
@@ -166,7 +169,7 @@ impl Batch<'_> {
             self.within(execute(connection, "savepoint event_box_batch")).await?;
         }
         let mut advance = loop {
-            let ended = match self.pass(connection, &claim.cursor, opening, session, &mut progress).await {
+            let ended = match self.pass(connection, &claim, &mut progress).await {
                 Ok(advance) if undoable => self.keep(connection, advance, &mut progress).await,
                 ended => ended,
             };
@@ -201,6 +204,7 @@ impl Batch<'_> {
         }
         let careful = progress.careful();
         progress.done.careful = careful > 0;
+        progress.done.bound = claim.opening.bound;
         self.within(self.partition.advance(connection, &advance, careful)).await?;
         failpoint!(Advanced);
         Ok(Some(progress.done))
@@ -210,26 +214,38 @@ impl Batch<'_> {
     async fn pass(
         &self,
         connection: &mut PgConnection,
-        cursor: &Cursor,
-        opening: Opening,
-        session: &Session,
+        claim: &Claim,
         progress: &mut Progress,
     ) -> Result<Advance, Halt> {
         self.ran.events.store(0, Ordering::Relaxed);
         let limit = progress.care.rows(self.assignment.rows);
-        let mut page = self.read(connection, cursor, session, limit).await?;
+        let mut page = self.read(connection, claim, limit).await?;
         if page.mode != self.policy.mode.text() {
             return Err(ReadError::Mode { stored: page.mode }.into());
         }
         if page.retries_due && !page.paused {
             self.retry(connection, limit, progress).await?;
-            page = self.read(connection, cursor, session, limit).await?;
+            page = self.read(connection, claim, limit).await?;
         }
         if page.paused {
             progress.paused = true;
             return Ok(Advance::Nothing);
         }
+        self.handle(connection, &claim.cursor, page, claim.opening, limit, progress).await
+    }
+
+    /// Everything between the read and the advance.
+    pub(crate) async fn handle(
+        &self,
+        connection: &mut PgConnection,
+        cursor: &Cursor,
+        page: Page,
+        opening: Opening,
+        limit: usize,
+        progress: &mut Progress,
+    ) -> Result<Advance, Halt> {
         let last_read = page.rows.last().map(|row| row.sequence);
+        let began = Instant::now();
         #[cfg(feature = "_mutations")]
         let advanced = self.advances_first(connection, cursor, &page, opening).await?;
         let (mut handled, mut next) = self.deliver(connection, page.rows, limit, progress).await?;
@@ -237,6 +253,7 @@ impl Batch<'_> {
             (handled, next) = (last_read, None);
         }
         self.ask_again(connection, progress).await?;
+        progress.done.handling += began.elapsed();
         self.within(progress.savepoint.close(connection)).await?;
         self.park(connection, progress).await?;
         failpoint!(Handled);
@@ -249,15 +266,9 @@ impl Batch<'_> {
         Ok(cursor.advance(&page.seen, page.own_xid, opening, handled, next))
     }
 
-    async fn read(
-        &self,
-        connection: &mut PgConnection,
-        cursor: &Cursor,
-        session: &Session,
-        limit: usize,
-    ) -> Result<Page, ReadError> {
+    async fn read(&self, connection: &mut PgConnection, claim: &Claim, limit: usize) -> Result<Page, ReadError> {
         let topics = self.dispatch.topics();
-        let read = self.partition.read(connection, cursor, session, topics, limit, self.policy.batch_bytes);
+        let read = self.partition.read(connection, claim, topics, limit, self.policy.batch_bytes);
         let page = self.within(read).await?;
         failpoint!(Read);
         Ok(page)

@@ -2,7 +2,7 @@ use sqlx::PgConnection;
 
 use crate::{
     batch::{Batch, BatchError, Watch},
-    claim::{Claim, Session},
+    claim::Claim,
     verdict::{Verdict, Verdicts},
 };
 
@@ -26,6 +26,11 @@ pub(crate) struct Care {
 }
 
 impl Care {
+    /// Whether a batch must go differently on account of it.
+    pub(crate) fn is_needed(&self) -> bool {
+        self.left > 0 || self.waits || !self.deadly.is_empty()
+    }
+
     /// How many rows are to be read where a batch would read `limit`.
     pub(crate) fn rows(&self, limit: usize) -> usize {
         if self.left > 0 { limit.min(CAREFUL_ROWS) } else { limit }
@@ -34,17 +39,13 @@ impl Care {
 
 impl Batch<'_> {
     /// What is known of deaths in this partition. Costs a statement only where there is a reason to ask.
-    pub(crate) async fn care(
-        &self,
-        connection: &mut PgConnection,
-        claim: &Claim,
-        session: &Session,
-    ) -> Result<Care, BatchError> {
+    pub(crate) async fn care(&self, connection: &mut PgConnection, claim: &Claim) -> Result<Care, BatchError> {
         let mut care = Care { left: claim.careful, ..Care::default() };
         let Some(Watch { process, .. }) = self.watch else { return Ok(Care::default()) };
+        let aborted = claim.aborted;
         let earlier = process.claimed(self.partition.number, claim.xid);
         let earlier_left = process.is_careful(self.partition.number, care.left);
-        if session.aborted.is_none() && care.left == 0 {
+        if aborted.is_none() && care.left == 0 {
             return Ok(care);
         }
         let (partition, group) = (self.partition.number, self.partition.group);
@@ -58,10 +59,10 @@ impl Batch<'_> {
             }
             care.waits = foreign().any(|start| !start.abandoned);
             care.deadly = foreign().map(|start| (start.sequence, Verdict::died())).collect();
-        } else if session.aborted == Some(earlier) {
+        } else if aborted == Some(earlier) {
             // This process rolled back, and lives; what it had been told of another's death went with it.
             care.left = care.left.max(earlier_left);
-        } else if session.aborted.is_some() {
+        } else if aborted.is_some() {
             care.left = self.policy.batch_size;
             tracing::warn!(
                 group,
@@ -85,7 +86,7 @@ mod tests {
     use crate::{
         Event, EventBox, Failure, Outbox,
         batch::{Assignment, Done, Ran},
-        claim::{Partition, open},
+        claim::Partition,
         group::Start,
         policy::Policy,
         process::Process,
@@ -133,7 +134,6 @@ mod tests {
         async fn batch(&self, process: &Process, limit: usize, cut_off: bool) -> Done {
             let mut connection = self.log.pool.acquire().await.unwrap();
             let mut tx = connection.begin().await.unwrap();
-            let (opening, session) = open(&mut tx, self.claimed()).await.unwrap();
             let batch = Batch {
                 partition: self.claimed(),
                 watch: Some(Watch { process, pool: &self.log.pool }),
@@ -143,7 +143,7 @@ mod tests {
                 assignment: &Assignment { rows: limit, events: limit, verdicts: Verdicts::new(), suspect: None },
                 ran: &Ran::default(),
             };
-            let done = batch.run(&mut tx, opening, &session).await.unwrap().expect("nobody else holds it");
+            let done = batch.run(&mut tx).await.unwrap().expect("nobody else holds it");
             if cut_off { tx.rollback().await } else { tx.commit().await }.unwrap();
             done
         }
@@ -241,13 +241,12 @@ mod tests {
             locks.push(tx);
         }
         let mut connection = group.log.pool.acquire().await.unwrap();
-        let (_, session) = open(&mut connection, group.claimed()).await.unwrap();
-        assert_eq!(session.aborted, None);
+        assert!(group.claimed().claim(&mut connection).await.unwrap().is_none(), "it is locked");
         for lock in locks {
             lock.rollback().await.unwrap();
         }
-        let (_, session) = open(&mut connection, group.claimed()).await.unwrap();
-        assert_eq!(session.aborted, None, "the multixact's number is no transaction that was rolled back");
+        let claim = group.claimed().claim(&mut connection).await.unwrap().expect("nobody holds it");
+        assert_eq!(claim.aborted, None, "the multixact's number is no transaction that was rolled back");
         drop(connection);
         assert_eq!(group.batch(&one, 10, false).await.handled, 10);
         group.log.close().await;

@@ -13,102 +13,112 @@ pub(crate) struct Partition<'a> {
     pub(crate) number: i16,
 }
 
-/// The session: the settings that a claim overrides for our own read, as they were, and who serves it.
-#[derive(Debug, Clone)]
-pub(crate) struct Session {
-    pub(crate) backend: i32,
-    pub(crate) jit: String,
-    pub(crate) plan_cache_mode: String,
-    /// The transaction that claimed the partition last, where it was rolled back: its process may have died of an event.
-    pub(crate) aborted: Option<u64>,
-    pub(crate) isolation: String,
+/// Several of them, for one transaction.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Partitions<'a> {
+    pub(crate) schema: &'a Schema,
+    pub(crate) group: &'a str,
+    pub(crate) numbers: &'a [i16],
 }
 
 /// A partition's cursor, locked.
 #[derive(Debug)]
 pub(crate) struct Claim {
+    pub(crate) partition: i16,
     pub(crate) cursor: Cursor,
     /// Events that still go one a transaction.
     pub(crate) careful: usize,
     /// The transaction's own id.
     pub(crate) xid: u64,
+    pub(crate) opening: Opening,
+    /// The transaction that claimed the partition last, where it was rolled back: its process may have died of an event.
+    pub(crate) aborted: Option<u64>,
+    /// Who serves the session.
+    pub(crate) backend: i32,
+    /// The planner's settings that a claim overrides for our own read, as they were.
+    pub(crate) planning: Vec<String>,
 }
 
-/// What a transaction must read before it takes its xid, and before it claims the partition.
-pub(crate) async fn open(
-    connection: &mut PgConnection,
-    partition: Partition<'_>,
-) -> Result<(Opening, Session), sqlx::Error> {
-    // By the function: a plain select reads the sequence's page without its lock, and may see the value up to 32 ahead that nextval puts there
-    // for the moment in which it logs it. A mark above what was handed out lost events.
-    // Every orderly end of a claim is a commit, so an xmax that was rolled back is a claim that was cut off. It has 32 bits of an id, and
-    // may be a multixact: whatever cannot be judged counts as no death.
-    let row = sqlx::query!(
-        r#"select coalesce(pg_sequence_last_value('event_box.events_sequence_seq'), 0) as "last_value!",
-                  pg_current_xact_id_if_assigned() is not null as "bound!",
-                  pg_backend_pid() as "backend!",
-                  current_setting('jit') as "jit!",
-                  current_setting('plan_cache_mode') as "plan_cache_mode!",
-                  current_setting('transaction_isolation') as "isolation!",
-                  (select case when low >= 3 and xid between 3 and next - 1 then
-                              case when pg_xact_status(xid::text::xid8) = 'aborted' then xid end
-                          end
-                   from (
-                       select low, next, next - ((next - low) & 4294967295) as xid
-                       from (
-                           -- Read once (`offset 0`): the server takes xmax from the page, where another may write it meanwhile.
-                           select xmax::text::bigint as low, next
-                           from event_box.cursors,
-                                lateral (select pg_snapshot_xmax(pg_current_snapshot())::text::bigint as next) as snapshot
-                           where group_name = $1 and partition = $2 offset 0
-                       ) as cursor offset 0
-                   ) as last) as aborted"#,
-        partition.group,
-        partition.number,
-    )
-    .fetch_one(partition.schema.over(connection))
-    .await?;
-    let opening = Opening { last_value: row.last_value, bound: row.bound };
-    let session = Session {
-        backend: row.backend,
-        jit: row.jit,
-        plan_cache_mode: row.plan_cache_mode,
-        aborted: row.aborted.map(|xid| xid as u64),
-        isolation: row.isolation,
-    };
-    Ok((opening, session))
-}
-
-impl Partition<'_> {
-    /// Locks the cursor to the end of the transaction; `None` where another worker holds it.
+impl Partitions<'_> {
+    /// Locks the cursors to the end of the transaction; those that another worker holds are left out. None where it does not read committed.
+    ///
+    /// What a transaction must read before it takes its xid, which it does when it locks the first row, is read by the same statement.
+    ///
+    /// The read that follows is planned once, as one ordered scan of the log's index: fetching and sorting all that waits, for its first
+    /// thousand rows, looks cheaper to the planner, and a plan made while the log was small would scan all of it for ever.
     ///
     /// By key: claiming the first unlocked row of a scan starves some partitions, and walks over dead versions of the rows.
-    pub(crate) async fn claim(&self, connection: &mut PgConnection) -> Result<Option<Claim>, sqlx::Error> {
-        let row = sqlx::query!(
-            r#"select position, snapshot::text as "snapshot!", floors, floor, mark, mark_xid::text as "mark_xid!",
-                      target::text as target, reached, careful, pg_current_xact_id()::text as "xid!",
-                      set_config('jit', 'off', true) as jit,
-                      set_config('plan_cache_mode', 'force_generic_plan', true) as plan_cache_mode
-               from event_box.cursors
-               where group_name = $1 and partition = $2
-               for update skip locked"#,
+    pub(crate) async fn claim(&self, connection: &mut PgConnection) -> Result<Vec<Claim>, sqlx::Error> {
+        let rows = sqlx::query_file!("src/claim.sql", self.group, self.numbers)
+            .fetch_all(self.schema.over(connection))
+            .await?;
+        rows.into_iter()
+            .map(|row| {
+                let cursor = Cursor {
+                    position: row.position,
+                    snapshot: parse(&row.snapshot)?,
+                    floors: row.floors,
+                    floor: row.floor,
+                    mark: row.mark,
+                    mark_xid: parse(&row.mark_xid)?,
+                    target: row.target.as_deref().map(parse).transpose()?,
+                    reached: row.reached,
+                };
+                Ok(Claim {
+                    partition: row.partition,
+                    cursor,
+                    careful: row.careful.max(0) as usize,
+                    xid: parse(&row.xid)?,
+                    opening: Opening { last_value: row.last_value, bound: row.bound },
+                    aborted: row.aborted.map(|xid| xid as u64),
+                    backend: row.backend,
+                    planning: row.planning,
+                })
+            })
+            .collect()
+    }
+
+    /// Writes where the group now stands in each, as [`Partition::advance`] does.
+    pub(crate) async fn advance(
+        &self,
+        connection: &mut PgConnection,
+        cursors: &[(i16, Cursor)],
+    ) -> Result<(), sqlx::Error> {
+        let of = |value: fn(&Cursor) -> i64| cursors.iter().map(|(_, cursor)| value(cursor)).collect::<Vec<_>>();
+        let text = |value: fn(&Cursor) -> String| cursors.iter().map(|(_, cursor)| value(cursor)).collect::<Vec<_>>();
+        sqlx::query!(
+            r#"update event_box.cursors as cursor
+               set position = now.position, snapshot = now.snapshot::pg_snapshot, floors = now.floors::bigint[], floor = now.floor,
+                   mark = now.mark, mark_xid = now.mark_xid::xid8, target = null, reached = 0, careful = 0,
+                   advanced_at = clock_timestamp()
+               from unnest($2::smallint[], $3::bigint[], $4::text[], $5::text[], $6::bigint[], $7::bigint[], $8::text[])
+                   as now (partition, position, snapshot, floors, floor, mark, mark_xid)
+               where group_name = $1 and cursor.partition = now.partition"#,
             self.group,
-            self.number,
+            &cursors.iter().map(|(number, _)| *number).collect::<Vec<_>>(),
+            &of(|cursor| cursor.position),
+            &text(|cursor| cursor.snapshot.to_string()),
+            &text(|cursor| array(&cursor.floors)),
+            &of(|cursor| cursor.floor),
+            &of(|cursor| cursor.mark),
+            &text(|cursor| cursor.mark_xid.to_string()),
         )
-        .fetch_optional(self.schema.over(connection))
+        .execute(self.schema.over(connection))
         .await?;
-        let Some(row) = row else { return Ok(None) };
-        let cursor = Cursor {
-            position: row.position,
-            snapshot: parse(&row.snapshot)?,
-            floors: row.floors,
-            floor: row.floor,
-            mark: row.mark,
-            mark_xid: parse(&row.mark_xid)?,
-            target: row.target.as_deref().map(parse).transpose()?,
-            reached: row.reached,
-        };
-        Ok(Some(Claim { cursor, careful: row.careful.max(0) as usize, xid: parse(&row.xid)? }))
+        Ok(())
+    }
+}
+
+impl<'a> Partition<'a> {
+    /// As a list of its own.
+    pub(crate) fn alone(&'a self) -> Partitions<'a> {
+        let &Self { schema, group, .. } = self;
+        Partitions { schema, group, numbers: std::slice::from_ref(&self.number) }
+    }
+
+    /// As [`Partitions::claim`]; `None` where another worker holds it.
+    pub(crate) async fn claim(&self, connection: &mut PgConnection) -> Result<Option<Claim>, sqlx::Error> {
+        Ok(self.alone().claim(connection).await?.pop())
     }
 
     /// Writes where the group now stands, in the claim's own transaction and at its nesting level.
@@ -165,6 +175,12 @@ impl Partition<'_> {
         };
         Ok(())
     }
+}
+
+/// As PostgreSQL reads an array.
+pub(crate) fn array(numbers: &[i64]) -> String {
+    let numbers: Vec<_> = numbers.iter().map(i64::to_string).collect();
+    format!("{{{}}}", numbers.join(","))
 }
 
 pub(crate) fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, sqlx::Error> {

@@ -111,11 +111,12 @@ impl Batch<'_> {
                     next = Some(sequence);
                     break;
                 }
+                let runs = progress.runs.len();
                 if let Some(end) = self.make_way(connection, &record, handler, progress).await? {
                     return Ok(ended(&passed, end));
                 }
                 // What went out may have taken the last savepoint.
-                if self.must_end(progress) {
+                if progress.runs.len() < runs && self.must_end(progress) {
                     next = Some(sequence);
                     break;
                 }
@@ -151,6 +152,7 @@ impl Batch<'_> {
     pub(crate) async fn park(&self, connection: &mut PgConnection, progress: &mut Progress) -> Result<(), BatchError> {
         let parkings = std::mem::take(&mut progress.parkings);
         self.within(self.partition.park(connection, &parkings)).await?;
+        progress.done.parked |= !parkings.is_empty();
         progress.done.failures.extend(parkings.into_iter().filter(|parking| parking.reason == Reason::Failed));
         Ok(())
     }

@@ -10,8 +10,8 @@ use sqlx::PgExecutor;
 use uuid::Uuid;
 
 use crate::{
-    delayed, due::Due, error::EmitError, event::Event, headers::Headers, notify, outbox::Outbox,
-    partition_key::PartitionKey, trace, types::RawJson,
+    delayed, due::Due, error::EmitError, event::Event, headers::Headers, outbox::Outbox, partition_key::PartitionKey,
+    trace, types::RawJson,
 };
 
 /// What an event is emitted through: any [`PgExecutor`].
@@ -128,11 +128,11 @@ async fn insert<'c>(
 ) -> Result<(), sqlx::Error> {
     let headers = outbox.headers.to_json().map(RawJson);
     let executor = outbox.schema.over(executor);
-    if outbox.notify && notify::may_notify() {
+    if let Some(announcement) = outbox.may_notify() {
         // The partition travels with the notification, so that a woken worker claims it without a look.
         sqlx::query!(
             r#"with announced as materialized (
-                select pg_notify($7, coalesce((hashtextextended($4, 0) & 63)::text, '-') || ' ' || $2)
+                select pg_notify($7, coalesce((hashtextextended($4, 0) & 63)::text, '-') || $8 || ' ' || $2)
             )
             insert into event_box.events (id, topic, version, partition_key, payload, headers)
             select $1, $2, $3, $4, $5, $6 from announced"#,
@@ -143,6 +143,7 @@ async fn insert<'c>(
             RawJson(event.payload) as _,
             headers as _,
             outbox.schema.name(),
+            announcement.mark(),
         )
         .execute(executor)
         .await?;

@@ -258,6 +258,7 @@ mod mutation;
 mod notify;
 mod outage;
 mod outbox;
+mod pace;
 mod parked;
 mod parked_event;
 mod parked_filter;
@@ -297,6 +298,7 @@ mod slots;
 mod snapshot;
 mod start;
 mod subscription;
+mod sweep;
 #[cfg(test)]
 mod test_log;
 #[cfg(feature = "testing")]

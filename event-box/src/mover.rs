@@ -9,7 +9,7 @@ use crate::{
     failpoint::failpoint,
     failure::chain,
     group::LIMITS,
-    notify,
+    notify::{self, Announcement},
     schema::Schema,
     trouble::Trouble,
     types::Timestamp,
@@ -124,8 +124,8 @@ pub(crate) async fn move_due(
     schema: &Schema,
     by: Option<Timestamp>,
 ) -> Result<u64, sqlx::Error> {
-    let channel = notify::may_notify().then_some(schema.name());
-    let moved = sqlx::query_file!("src/mover.sql", MOST_EVENTS, MOST_BYTES, by as _, channel)
+    let mark = notify::announcement().map(Announcement::mark);
+    let moved = sqlx::query_file!("src/mover.sql", MOST_EVENTS, MOST_BYTES, by as _, schema.name(), mark)
         .execute(schema.over(connection))
         .await?;
     Ok(moved.rows_affected())

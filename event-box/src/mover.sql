@@ -17,9 +17,9 @@ with due as materialized (
     where ctid = any (array(select tid from fitting))
     returning due_at, ordinal, id, topic, version, partition_key, payload, headers
 ), announced as materialized (
-    select pg_notify($4::text, '- ' || case when min(topic) = max(topic) then min(topic) else '*' end)
+    select pg_notify($4, '*' || $5::text || ' ' || case when min(topic) = max(topic) then min(topic) else '*' end)
     from taken
-    where $4 is not null
+    where $5 is not null
     having count(*) > 0
 )
 insert into event_box.events (id, topic, version, partition_key, payload, headers)

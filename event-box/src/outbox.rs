@@ -6,7 +6,7 @@ use crate::{
     error::EmitError,
     event::Event,
     headers::Headers,
-    notify,
+    notify::{self, Announcement},
     schema::Schema,
     trace,
     types::RawJson,
@@ -126,6 +126,11 @@ impl Outbox {
         Ok(batch.ids)
     }
 
+    /// How the next statement announces what it writes, if it does.
+    pub(crate) fn may_notify(&self) -> Option<Announcement> {
+        if self.notify { notify::announcement() } else { None }
+    }
+
     async fn insert(
         &self,
         executor: impl PgExecutor<'_>,
@@ -135,11 +140,12 @@ impl Outbox {
         let headers = headers.to_json().map(RawJson);
         let version = batch.versions[0];
         let topic = batch.topic().filter(|_| batch.versions.iter().all(|other| *other == version));
-        let channel = (self.notify && notify::may_notify()).then_some(self.schema.name());
+        let announcement = self.may_notify().map(|announcement| announcement.of_several(topic.unwrap_or("*")));
+        let channel = self.schema.name();
         let executor = self.schema.over(executor);
         if let Some(topic) = topic {
             sqlx::query!(
-                r#"with announced as materialized (select pg_notify($7::text, '- ' || $4) where $7 is not null)
+                r#"with announced as materialized (select pg_notify($7, $8) where $8::text is not null)
                 insert into event_box.events (id, topic, version, partition_key, payload, headers)
                 select id, $4, $5, partition_key, payload, $6::json
                 from unnest($1::uuid[], $2::text[], $3::json[]) as batch (id, partition_key, payload)
@@ -151,12 +157,13 @@ impl Outbox {
                 version,
                 headers as _,
                 channel,
+                announcement,
             )
             .execute(executor)
             .await?;
         } else {
             sqlx::query!(
-                r#"with announced as materialized (select pg_notify($7::text, '- *') where $7 is not null)
+                r#"with announced as materialized (select pg_notify($7, $8) where $8::text is not null)
                 insert into event_box.events (id, topic, version, partition_key, payload, headers)
                 select id, topic, version, partition_key, payload, $6::json
                 from unnest($1::uuid[], $2::text[], $3::json[], $4::text[], $5::smallint[])
@@ -169,6 +176,7 @@ impl Outbox {
                 &batch.versions,
                 headers as _,
                 channel,
+                announcement,
             )
             .execute(executor)
             .await?;

@@ -63,6 +63,14 @@ impl Poll {
                 && !mutation::is("idle-by-last-value-alone"))
     }
 
+    /// Whether what `later` saw beyond `self` is at most so many steps of the sequence, and no end of a transaction that could have taken an
+    /// earlier one.
+    pub(crate) fn differs_by(&self, later: &Poll, steps: u64) -> bool {
+        let as_before = Poll { last_value: self.last_value, ..later.clone() };
+        !self.is_outdated_by(&as_before)
+            && later.last_value.checked_sub(self.last_value).is_some_and(|moved| (0..=steps as i64).contains(&moved))
+    }
+
     /// Keeps the older bound where the sequence has not moved: whoever wrote up to it had an xid below that already. Otherwise every
     /// transaction of an application that emits nothing would cause a look.
     pub(crate) fn after(mut self, earlier: &Poll) -> Self {
@@ -88,6 +96,15 @@ mod tests {
         assert!(settled.is_outdated_by(&poll(8, "10:12:10", 13)));
         assert!(settled.is_outdated_by(&poll(7, "11:12:", 13)));
         assert!(settled.is_outdated_by(&Poll { epoch: 1, ..settled.clone() }));
+    }
+
+    #[test]
+    fn what_was_announced_explains_as_many_steps() {
+        let settled = poll(7, "10:13:10", 13);
+        assert!(settled.differs_by(&poll(9, "10:15:10", 16), 2));
+        assert!(!settled.differs_by(&poll(9, "10:15:10", 16), 1));
+        assert!(!settled.differs_by(&poll(9, "12:15:", 16), 2), "10 has ended, and may have written earlier");
+        assert!(!settled.differs_by(&poll(6, "10:15:10", 16), 2), "the sequence went back");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     batch::{Assignment, Batch, BatchError, Ran},
     check::LogError,
-    claim::{Partition, open},
+    claim::Partition,
     collector::Collector,
     deadline::within,
     event_box::EventBox,
@@ -140,11 +140,6 @@ impl Pull {
                 continue;
             };
             let partition = Partition { schema, group: &self.group, number };
-            let (opening, session) = open(transaction, partition).await.map_err(|error| self.database(error))?;
-            if session.isolation != "read committed" {
-                self.ready().push_front(number);
-                return Err(PullError::Isolation { found: session.isolation });
-            }
             let collector = Collector::new(&self.topics);
             let batch = Batch {
                 partition,
@@ -160,11 +155,20 @@ impl Pull {
                 },
                 ran: &Ran::default(),
             };
-            let done = batch.run(transaction, opening, &session).await.map_err(|error| self.refused(error))?;
-            if done.is_some_and(|done| done.more) {
+            let Some(done) = batch.run(transaction).await.map_err(|error| self.refused(error))? else {
+                let found = sqlx::query_scalar!(r#"select current_setting('transaction_isolation') as "isolation!""#);
+                let found =
+                    found.fetch_one(schema.over(&mut *transaction)).await.map_err(|error| self.database(error))?;
+                if found != "read committed" {
+                    self.ready().push_front(number);
+                    return Err(PullError::Isolation { found });
+                }
+                continue;
+            };
+            if done.more {
                 self.ready().push_back(number);
             }
-            if opening.bound {
+            if done.bound {
                 self.bound.fetch_add(1, Ordering::Relaxed);
             }
             let collected = collector.into_collected();
@@ -265,8 +269,7 @@ impl Pull {
         };
         let passed = async {
             let mut tx = connection.begin_with("begin isolation level read committed").await?;
-            let (opening, session) = open(&mut tx, partition).await?;
-            let done = batch.run(&mut tx, opening, &session).await?;
+            let done = batch.run(&mut tx).await?;
             tx.commit().await?;
             Ok(done.is_some_and(|done| done.more))
         };

@@ -25,9 +25,9 @@ use crate::{
     schema::Schema,
 };
 
-/// After a notification the poll is dense for this long: what its neighbours did not announce is found too.
-const DENSE_FOR: Duration = Duration::from_millis(8);
-const DENSE_INTERVAL: Duration = Duration::from_millis(1);
+/// After a notification that more may follow the poll is dense for this long: what is not announced is found too.
+const DENSE_FOR: Duration = Duration::from_millis(12);
+const DENSE_INTERVAL: Duration = Duration::from_millis(4);
 /// A statement of the poll that takes longer has lost its server.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
 const RECONNECT: Duration = Duration::from_millis(500);
@@ -41,21 +41,34 @@ pub(crate) enum Server {
     Standby,
 }
 
-/// A notification: an event was written.
+/// A notification: something was written.
 #[derive(Debug, Clone)]
 pub(crate) struct Hint {
     pub(crate) partition: Option<i16>,
+    /// It stands for one event, and so for one step of the sequence.
+    pub(crate) is_of_one: bool,
+    /// Others of its process may follow that are not announced.
+    pub(crate) more_may_follow: bool,
     topic: String,
 }
 
 impl Hint {
-    /// `<partition or -> <topic or *>`.
+    /// Where (a partition, `-` for one event in any, `*` for several), `+` where more may follow, a blank, and the topic or `*`.
     fn parse(payload: &str) -> Self {
-        let (partition, topic) = payload.split_once(' ').unwrap_or(("-", "*"));
+        let (place, topic) = payload.split_once(' ').unwrap_or(("*", "*"));
+        let marked = place.strip_suffix('+');
+        let place = marked.unwrap_or(place);
         Self {
-            partition: partition.parse().ok().filter(|partition| (0..64).contains(partition)),
+            partition: place.parse().ok().filter(|partition| (0..64).contains(partition)),
+            is_of_one: place != "*",
+            more_may_follow: marked.is_some(),
             topic: topic.to_owned(),
         }
+    }
+
+    /// Anything may have been written.
+    fn of_anything() -> Self {
+        Self::parse("* *")
     }
 
     pub(crate) fn concerns(&self, topics: &[String]) -> bool {
@@ -239,14 +252,39 @@ async fn listen_once(
     let own = own.connect_lazy_with(pool.connect_options().as_ref().clone());
     let mut listener = PgListener::connect_with(&own).await?;
     listener.listen(schema.name()).await?;
+    // What was written meanwhile was not heard.
+    let _ = hints.send(Hint::of_anything());
     if !std::mem::replace(heard, true) {
         tracing::info!("notifications are heard again");
     }
     // `None`: the connection was lost, and with it notifications; a new one is made.
     while let Some(notification) = listener.try_recv().await? {
+        let hint = Hint::parse(notification.payload());
+        if hint.more_may_follow {
+            woken.notify_one();
+        }
         // No group may be listening just now.
-        let _ = hints.send(Hint::parse(notification.payload()));
-        woken.notify_one();
+        let _ = hints.send(hint);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_notification_says() {
+        let read = |payload| {
+            let hint = Hint::parse(payload);
+            (hint.partition, hint.is_of_one, hint.more_may_follow, hint.topic)
+        };
+        assert_eq!(read("17 a topic"), (Some(17), true, false, "a topic".to_owned()));
+        assert_eq!(read("17+ orders"), (Some(17), true, true, "orders".to_owned()));
+        assert_eq!(read("- orders"), (None, true, false, "orders".to_owned()));
+        assert_eq!(read("*+ *"), (None, false, true, "*".to_owned()));
+        assert_eq!(read("64 orders").0, None, "there are 64, from 0");
+        assert_eq!(read("by hand").3, "hand");
+        assert_eq!(read(""), (None, false, false, "*".to_owned()));
+    }
 }

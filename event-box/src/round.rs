@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     batch::{Assignment, BatchError, Done, Ran},
     chain::{Chain, End, Link, run_all},
-    claim::{Partition, open},
+    claim::Partition,
     cursor::{Advance, Cursor, Opening},
     deadline::within,
     failpoint::failpoint,
@@ -66,9 +66,20 @@ impl Drop for Offered {
 pub(crate) enum Finish {
     /// Another worker holds it.
     Busy,
-    /// Events of it go one a transaction: no round's business.
-    Careful,
+    /// Events of it go one a transaction, or it has retries: for a batch of its own.
+    Alone,
+    /// It was not its turn any more.
+    Left,
     Done(Done),
+}
+
+impl Finish {
+    pub(crate) fn done(&self) -> Option<&Done> {
+        match self {
+            Self::Done(done) => Some(done),
+            Self::Busy | Self::Alone | Self::Left => None,
+        }
+    }
 }
 
 /// A partition that a round holds.
@@ -175,14 +186,13 @@ impl Shared {
         let partition = Partition { schema: self.log.schema(), group: &self.group, number };
         let (assignment, ran) = (self.nothing_special(rows), Ran::default());
         let batch = self.as_batch(partition, &assignment, &ran);
-        let (opening, session) = batch.within(open(connection, partition)).await?;
-        // Read before this transaction took its id, for the first and so for all.
-        first_opening.get_or_insert(opening);
         let Some(claim) = batch.within(partition.claim(connection)).await? else { return Ok(Err(Finish::Busy)) };
+        // Read before this transaction took its id, for the first and so for all.
+        first_opening.get_or_insert(claim.opening);
         failpoint!(RoundClaimed);
-        let care = batch.care(connection, &claim, &session).await?;
+        let care = batch.care(connection, &claim).await?;
         let topics = self.dispatch.topics();
-        let read = partition.read(connection, &claim.cursor, &session, topics, rows, bytes);
+        let read = partition.read(connection, &claim, topics, rows, bytes);
         let page = batch.within(read).await?;
         failpoint!(RoundRead);
         if page.mode != self.policy.mode.text() {
@@ -192,10 +202,9 @@ impl Shared {
             true => batch.within(partition.due(connection, topics, rows, bytes)).await?,
             false => Vec::new(),
         };
-        let careful = care.left > 0 || care.waits || !care.deadly.is_empty();
-        if careful || due.iter().any(|parked| parked.tries.deaths > 0) {
+        if care.is_needed() || due.iter().any(|parked| parked.tries.deaths > 0) {
             batch.within(partition.advance(connection, &Advance::Nothing, care.left)).await?;
-            return Ok(Err(Finish::Careful));
+            return Ok(Err(Finish::Alone));
         }
         if page.paused {
             batch.within(partition.advance(connection, &Advance::Nothing, 0)).await?;

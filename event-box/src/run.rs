@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::{
     attempt::{Fate, connection_lost, fate, swallowed},
     batch::{Batch, BatchError, Halt, Unavailable},
+    deadline::by,
     event_info::EventInfo,
     failed::Failed,
     failpoint::failpoint,
@@ -247,7 +248,7 @@ impl Batch<'_> {
             unprepared: self.partition.schema.is_behind_pooler(),
         };
         failpoint!(Handling);
-        let Ok(result) = tokio::time::timeout_at(deadline, self.dispatch.deliver(work)).await else {
+        let Ok(result) = by(deadline, self.dispatch.deliver(work)).await else {
             return Err(BatchError::RunTimedOut { events: part.len(), timeout }.into());
         };
         failpoint!(HandlingEnded);

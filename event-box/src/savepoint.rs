@@ -45,6 +45,11 @@ impl Savepoint {
         self.lost
     }
 
+    /// Whether the event in hand has sent SQL.
+    pub(crate) fn is_touched(&self) -> bool {
+        self.touched
+    }
+
     /// Before the event in hand sends SQL.
     pub(crate) async fn touch(&mut self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         if !self.open && !self.off {

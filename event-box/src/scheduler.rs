@@ -1,6 +1,7 @@
 mod idle;
 mod outcome;
 mod rounds;
+mod sweeps;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +22,7 @@ use crate::{
     held::Kept,
     look::Look,
     outage::{Outage, Probe},
+    pace::Pace,
     poll::Poll,
     pulse::{Pulse, Server},
     ready::Ready,
@@ -33,6 +35,8 @@ use crate::{
     worker::{Answer, Shared},
 };
 
+/// What a look costs, in partitions of a sweep.
+const PARTITIONS_OF_A_LOOK: usize = 8;
 /// A look is made at least this often, whatever the polls say.
 const LOOK_ANYWAY: Duration = Duration::from_secs(30);
 
@@ -52,14 +56,20 @@ pub(crate) struct Scheduler {
     /// found, or there is none.
     narrowed: HashMap<i16, usize>,
     limit: usize,
-    /// The poll before the last look, where that found nothing at all.
+    /// A poll as of which there is nothing for a look to find: the one before a look that found nothing, or a later one that saw only what
+    /// was announced.
     settled: Option<Arc<Poll>>,
     last_value: Option<i64>,
     looking: bool,
     look_wanted: bool,
     look_at: Instant,
     looked_at: Instant,
-    /// When an event for this group was last announced.
+    /// When it was last announced that events of this group may follow which are not.
+    dense_at: Instant,
+    /// The last look, and all sweeps since, found events in most partitions.
+    everywhere: bool,
+    /// How many events were announced since the last poll, each by itself, and when the last of them was.
+    announced: u64,
     heard_at: Instant,
     trouble: Trouble,
     /// Partitions that the database failed by themselves.
@@ -74,8 +84,17 @@ pub(crate) struct Scheduler {
     /// A round is taking partitions.
     claiming: bool,
     released: mpsc::UnboundedReceiver<Vec<i16>>,
-    /// Partitions of a concurrent group whose events go one at a time, after a death.
+    /// Partitions whose events go in batches of their own: after a death, or because of retries.
     careful: HashSet<i16>,
+    /// Partitions with more events than a sweep takes.
+    deep: HashSet<i16>,
+    /// Handlers were slow: no sweeps before this.
+    slow_until: Instant,
+    /// And no large ones before this.
+    not_quick_until: Instant,
+    pace: Pace,
+    /// Connections go back to the pool then, where there is still no work.
+    rest_at: Instant,
 }
 
 enum Finished {
@@ -116,6 +135,9 @@ impl Scheduler {
             look_wanted: true,
             look_at: now,
             looked_at: now,
+            dense_at: now,
+            everywhere: false,
+            announced: 0,
             heard_at: now,
             trouble: Trouble::none(),
             troubled: HashMap::new(),
@@ -126,6 +148,11 @@ impl Scheduler {
             claiming: false,
             released,
             careful: HashSet::new(),
+            deep: HashSet::new(),
+            slow_until: now,
+            not_quick_until: now,
+            pace: Pace::new(now),
+            rest_at: now,
         }
     }
 
@@ -153,21 +180,25 @@ impl Scheduler {
         loop {
             let now = Instant::now();
             self.start_tasks(now, &server);
-            let wake_at = if now < self.trouble.not_before { self.trouble.not_before } else { self.look_at };
+            self.rest(now);
+            let wake_at = self.wake_at(now);
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(()),
                 Some(finished) = self.tasks.join_next() => match finished {
                     Ok(Finished::Batch(partition, (connection, result))) => {
                         self.connections.extend(connection);
+                        self.spent(1, result.iter().flatten());
                         self.batch_finished(partition, result)?;
                     }
                     Ok(Finished::Round(taken, (connection, result))) => {
                         self.connections.extend(connection);
+                        self.spent(taken.len(), result.iter().flatten().filter_map(|(_, finish)| finish.done()));
                         self.round_finished(taken, result)?;
                     }
                     Ok(Finished::Look(poll, (connection, result))) => {
                         self.connections.extend(connection);
+                        self.spent(PARTITIONS_OF_A_LOOK, std::iter::empty());
                         self.look_finished(poll, result)?;
                         // What was polled meanwhile had nothing to be compared with.
                         self.compare(&server)?;
@@ -198,14 +229,16 @@ impl Scheduler {
             // Busy partitions must not keep us from seeing the others.
             let look_first = self.look_wanted && !self.looking && now >= self.looked_at + self.poll_interval;
             let rounds = self.tasks.len() < self.workers;
-            if !look_first && rounds && self.start_round() {
+            if !look_first && rounds && (self.start_round() || self.start_sweep(now)) {
             } else if let Some((partition, assignment)) = (!look_first && rounds).then(|| self.next_batch()).flatten() {
                 let (shared, connection) = (self.shared.clone(), self.connections.pop());
                 self.tasks.spawn(async move {
                     Finished::Batch(partition, shared.batch(connection, partition, &assignment).await)
                 });
-            } else if self.look_wanted && !self.looking {
+            } else if self.look_wanted && !self.looking && (look_first || now >= self.pace.open_at()) {
                 (self.look_wanted, self.looking, self.looked_at) = (false, true, now);
+                // What happens from now on may be too late for this one.
+                self.look_at = now + LOOK_ANYWAY;
                 let poll = match &*server.borrow() {
                     Server::Live(poll) => Some(poll.clone()),
                     Server::Unknown | Server::Standby => None,
@@ -221,8 +254,15 @@ impl Scheduler {
     /// Passes over partitions that are in trouble of their own: a later look finds them again.
     fn next_ready(&mut self) -> Option<i16> {
         let now = Instant::now();
+        let paced = now < self.pace.open_at();
         loop {
-            let partition = self.ready.pop()?;
+            let partition = match paced {
+                false => self.ready.pop()?,
+                true => {
+                    let next = self.ready.waiting().find(|number| !self.is_shallow(*number))?;
+                    self.ready.take(next).then_some(next)?
+                }
+            };
             match self.troubled.get(&partition) {
                 Some(trouble) if now < trouble.not_before => {
                     self.look_at = self.look_at.min(trouble.not_before);

@@ -80,6 +80,7 @@ pub(crate) fn settle(rows: &[Row], limit: usize, due: &[Parked], ends: Vec<End>,
     }
     settled.done.more = settled.next.is_some() || !due.is_empty();
     let failed = |parking: &&Parking| parking.reason == Reason::Failed;
+    settled.done.parked = !settled.parkings.is_empty();
     settled.done.failures = settled.parkings.iter().filter(failed).cloned().collect();
     settled
 }

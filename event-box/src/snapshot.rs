@@ -17,6 +17,16 @@ impl Snapshot {
         xid < self.xmax && (xid < self.xmin || self.xip.binary_search(&xid).is_err())
     }
 
+    /// The same, but this transaction counts as open.
+    pub(crate) fn without(mut self, xid: u64) -> Self {
+        if self.sees(xid) {
+            let at = self.xip.partition_point(|open| *open < xid);
+            self.xip.insert(at, xid);
+            self.xmin = self.xmin.min(xid);
+        }
+        self
+    }
+
     /// Whether a transaction below `next_xid` that `earlier` saw open has ended since.
     pub(crate) fn saw_end_since(&self, earlier: &Snapshot, next_xid: u64) -> bool {
         if earlier.xip.iter().any(|xid| *xid < next_xid && self.sees(*xid)) {
@@ -74,6 +84,15 @@ mod tests {
         let s = snapshot("10:20:10,14");
         assert!(s.sees(9) && s.sees(11) && s.sees(19));
         assert!(!s.sees(10) && !s.sees(14) && !s.sees(20));
+    }
+
+    #[test]
+    fn without_a_transaction_it_counts_as_open() {
+        let s = || snapshot("10:20:10,14");
+        assert_eq!(s().without(9), snapshot("9:20:9,10,14"));
+        assert_eq!(s().without(12), snapshot("10:20:10,12,14"));
+        assert_eq!([s().without(14), s().without(20)], [s(), s()]);
+        assert_eq!(snapshot("20:20:").without(19), snapshot("19:20:19"));
     }
 
     #[test]

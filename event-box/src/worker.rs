@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     batch::{Assignment, Batch, BatchError, Done, Ran, Watch},
-    claim::{Partition, Session, open},
+    claim::Partition,
     deadline::within,
     event_box::EventBox,
     failpoint::failpoint,
@@ -69,8 +69,8 @@ impl Shared {
             Ok(held) => held,
             Err(error) => return (None, Err(error.into())),
         };
-        let (mut backend, ran) = (None, Ran::default());
-        match self.deliver(&mut held, partition, assignment, &ran, &mut backend).await {
+        let ran = Ran::default();
+        match self.deliver(&mut held, partition, assignment, &ran).await {
             Ok(done) => {
                 self.process.ended(partition);
                 if let Some(done) = &done {
@@ -88,8 +88,8 @@ impl Shared {
                     BatchError::Verdict { verdict, .. } => verdict.left_running,
                     other => matches!(other, BatchError::RunTimedOut { .. }),
                 };
-                if let Some(backend) = backend.filter(|_| left_running) {
-                    self.terminate(backend).await;
+                if left_running {
+                    self.terminate(&ran).await;
                 }
                 (None, Err(error))
             }
@@ -102,7 +102,6 @@ impl Shared {
         partition: i16,
         assignment: &Assignment,
         ran: &Ran,
-        backend: &mut Option<i32>,
     ) -> Result<Option<Done>, BatchError> {
         let connection = held.connection()?;
         let schema = self.log.schema();
@@ -111,11 +110,8 @@ impl Shared {
         let begin = AssertSqlSafe(self.begin(self.policy.handler_timeout + Duration::from_secs(15))).into_sql_str();
         let mut tx = within(self.policy.statement_timeout(), connection.begin_with(begin)).await?;
         failpoint!(Begun);
-        let (opening, session): (_, Session) =
-            within(self.policy.statement_timeout(), open(&mut tx, partition)).await?;
-        *backend = Some(session.backend);
         let batch = self.as_batch(partition, assignment, ran);
-        let done = batch.run(&mut tx, opening, &session).await?;
+        let done = batch.run(&mut tx).await?;
         failpoint!(Committing);
         within(self.policy.statement_timeout(), tx.commit()).await?;
         failpoint!(Committed);
@@ -153,7 +149,8 @@ impl Shared {
     }
 
     /// The statement of a handler that ran out of time would go on in the server, and hold its partition.
-    async fn terminate(&self, backend: i32) {
+    pub(crate) async fn terminate(&self, ran: &Ran) {
+        let backend = ran.backend.load(Ordering::Relaxed);
         let ended = async {
             let mut held = Held::acquire(self.log.pool()).await?;
             let mut tx = held.connection()?.begin().await?;
@@ -172,7 +169,7 @@ impl Shared {
 
 /// Where the server refused what handlers wrote only after they had answered (a deferred constraint at the commit, a role without
 /// privileges), the event that ran alone is to blame; among several it is not known which.
-fn blame(error: BatchError, ran: &Ran) -> BatchError {
+pub(crate) fn blame(error: BatchError, ran: &Ran) -> BatchError {
     let BatchError::Read(ReadError::Database(error)) = error else { return error };
     let code = error.as_database_error().and_then(|error| error.code());
     // Connection, transactions in each other's way, resources, operator, the server's disk, the server's own bugs.

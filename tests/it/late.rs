@@ -75,9 +75,9 @@ const LAST_VALUE: &str = "coalesce(pg_sequence_last_value('event_box.events_sequ
 /// 150,000 times: a mark as high as that lost late events.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_sequence_is_never_read_ahead_of_what_it_handed_out() {
-    for source in ["claim", "group", "poll"] {
-        let path = format!("{}/../event-box/src/{source}.rs", env!("CARGO_MANIFEST_DIR"));
-        assert!(std::fs::read_to_string(path).unwrap().contains(LAST_VALUE), "{source}.rs");
+    for source in ["claim.sql", "group.rs", "poll.rs"] {
+        let path = format!("{}/../event-box/src/{source}", env!("CARGO_MANIFEST_DIR"));
+        assert!(std::fs::read_to_string(path).unwrap().contains(LAST_VALUE), "{source}");
     }
     let log = TestLog::new().await;
     let mut busy = tokio::task::JoinSet::new();

@@ -15,7 +15,6 @@ use sqlx::PgConnection;
 use super::*;
 use crate::{
     Event, Failure, Outbox,
-    claim::open,
     consumer::Settings,
     group::Start,
     test_log::{Counted, TestLog},
@@ -57,12 +56,6 @@ impl Dispatch for Notebook {
     }
 }
 
-/// What a batch reads before it claims.
-async fn opened(log: &TestLog, connection: &mut PgConnection) -> (Opening, Session) {
-    let partition = Partition { schema: &log.schema, group: "g", number: 0 };
-    open(connection, partition).await.unwrap()
-}
-
 async fn batch(
     log: &TestLog,
     connection: &mut PgConnection,
@@ -70,7 +63,6 @@ async fn batch(
     partition: i16,
     limit: usize,
     notebook: &Notebook,
-    opened: &(Opening, Session),
 ) -> Option<Done> {
     let policy = Settings::default().policy;
     let assignment = Assignment { rows: limit, events: limit, verdicts: Verdicts::new(), suspect: None };
@@ -83,7 +75,7 @@ async fn batch(
         assignment: &assignment,
         ran: &Ran::default(),
     };
-    batch.run(connection, opened.0, &opened.1).await.unwrap()
+    batch.run(connection).await.unwrap()
 }
 
 /// Everything that is still to deliver, partition by partition.
@@ -92,8 +84,7 @@ async fn drain(log: &TestLog, group: &str) -> Vec<Counted> {
     for partition in 0..64 {
         loop {
             let mut tx = log.pool.begin().await.unwrap();
-            let opened = opened(log, &mut tx).await;
-            let done = batch(log, &mut tx, group, partition, 7, &notebook, &opened).await.unwrap();
+            let done = batch(log, &mut tx, group, partition, 7, &notebook).await.unwrap();
             tx.commit().await.unwrap();
             if !done.more {
                 break;
@@ -136,8 +127,7 @@ async fn batches_that_end_early_at_every_point_double_and_lose_nothing() {
     for round in 0..60 {
         let notebook = Notebook::new(round % 2);
         let mut tx = log.pool.begin().await.unwrap();
-        let opened = opened(&log, &mut tx).await;
-        let done = batch(&log, &mut tx, "g", partition, 3, &notebook, &opened).await.unwrap();
+        let done = batch(&log, &mut tx, "g", partition, 3, &notebook).await.unwrap();
         tx.commit().await.unwrap();
         delivered.extend(notebook.take().into_iter().map(|event| event.n));
         if round == 3 {
@@ -168,9 +158,8 @@ async fn two_batches_and_two_partitions_in_one_transaction() {
     assert_ne!(first, second);
     let notebook = Notebook::new(usize::MAX);
     let mut tx = log.pool.begin().await.unwrap();
-    let opened = opened(&log, &mut tx).await;
     for partition in [first, second, first] {
-        batch(&log, &mut tx, "g", partition, 2, &notebook, &opened).await.unwrap();
+        batch(&log, &mut tx, "g", partition, 2, &notebook).await.unwrap();
         // An event that commits between two batches of one transaction.
         outbox.emit(&log.pool, &counted("a", 5)).await.unwrap();
     }
@@ -195,11 +184,9 @@ async fn an_emit_before_a_read_in_one_transaction_is_delivered_once_after_the_co
     let notebook = Notebook::new(usize::MAX);
     let mut tx = log.pool.begin().await.unwrap();
     outbox.emit(&mut *tx, &counted("k", 2)).await.unwrap();
-    let opened = opened(&log, &mut tx).await;
-    assert!(opened.0.bound);
-    batch(&log, &mut tx, "g", partition, 10, &notebook, &opened).await.unwrap();
+    assert!(batch(&log, &mut tx, "g", partition, 10, &notebook).await.unwrap().bound);
     outbox.emit(&mut *tx, &counted("k", 3)).await.unwrap();
-    batch(&log, &mut tx, "g", partition, 10, &notebook, &opened).await.unwrap();
+    batch(&log, &mut tx, "g", partition, 10, &notebook).await.unwrap();
     assert_eq!(notebook.take(), [counted("k", 1)]);
     tx.commit().await.unwrap();
     assert_eq!(drain(&log, "g").await, [counted("k", 2), counted("k", 3)]);
@@ -331,10 +318,9 @@ async fn random_worker(
         if random.u8(0..4) == 0 {
             emit_next(&mut tx, &own).await;
         }
-        let opened = opened(&log, &mut tx).await;
         for _ in 0..random.u8(1..4) {
             let partition = partitions[random.usize(..partitions.len())];
-            batch(&log, &mut tx, group, partition, random.usize(1..9), &notebook, &opened).await;
+            batch(&log, &mut tx, group, partition, random.usize(1..9), &notebook).await;
             if random.u8(0..6) == 0 {
                 emit_next(&mut tx, &own).await;
             }

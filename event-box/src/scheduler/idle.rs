@@ -7,6 +7,7 @@ use tokio::{
 
 use super::{LOOK_ANYWAY, Scheduler};
 use crate::{
+    batch::Done,
     check::LogError,
     look::Look,
     poll::Poll,
@@ -14,25 +15,84 @@ use crate::{
     run_error::RunError,
 };
 
-/// For this long after an announcement every move of the log is looked into at once.
-const HEARD: Duration = Duration::from_millis(20);
+/// For this long after it was announced that more may follow every move of the log is looked into at once.
+const DENSE: Duration = Duration::from_millis(20);
+/// What a batch leaves behind is looked for no more often than this.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// Connections are kept for so long after there was work.
+const LULL: Duration = Duration::from_secs(1);
+
+/// Where so many partitions have work, looking for those that have costs more than it spares.
+pub(super) const MOST: usize = 32;
 
 /// When to look for work.
 impl Scheduler {
+    /// When something is to be begun that waits for its time.
+    pub(super) fn wake_at(&self, now: Instant) -> Instant {
+        if now < self.trouble.not_before {
+            return self.trouble.not_before;
+        }
+        let rest = (!self.connections.is_empty()).then_some(self.rest_at.max(now));
+        let paced = (self.look_wanted || self.ready.waiting().next().is_some()).then(|| self.pace.open_at());
+        let paced = paced.filter(|open_at| *open_at > now);
+        [Some(self.look_at), rest, paced].into_iter().flatten().min().unwrap_or(self.look_at)
+    }
+
+    /// After a batch. When what it parked falls due is for a look to say.
+    pub(super) fn look_after(&mut self, done: &Done) {
+        self.rest_at = Instant::now() + LULL;
+        if done.parked || done.careful || done.unavailable.is_some() {
+            self.settled = None;
+            self.look_at = self.look_at.min(self.looked_at + LOOK_INTERVAL);
+        } else if self.settled.is_none() {
+            self.look_at = self.look_at.min(self.looked_at + self.poll_interval);
+        }
+    }
+
+    /// Without work, connections go back to the pool: others may need them. At once, where it has none left.
+    pub(super) fn rest(&mut self, now: Instant) {
+        let pool = self.shared.log.pool();
+        let scarce = || pool.num_idle() == 0 && pool.size() >= pool.options().get_max_connections();
+        let idle = self.tasks.is_empty() && self.ready.waiting().next().is_none() && !self.look_wanted;
+        if idle && (now >= self.rest_at || scarce()) {
+            self.connections.clear();
+        }
+    }
+
     pub(super) fn hear(&mut self, hint: Result<Hint, broadcast::error::RecvError>) {
         let partition = match hint {
-            Ok(hint) if hint.concerns(self.shared.dispatch.topics()) => hint.partition,
+            Ok(hint) => {
+                if hint.is_of_one {
+                    (self.announced, self.heard_at) = (self.announced + 1, Instant::now());
+                }
+                // Not ours.
+                if !hint.concerns(self.shared.dispatch.topics()) {
+                    return;
+                }
+                if hint.more_may_follow {
+                    self.dense_at = Instant::now();
+                }
+                hint.partition
+            }
             Err(broadcast::error::RecvError::Lagged(_)) => None,
-            // Not ours; and the pulse lives as long as we do.
-            Ok(_) | Err(broadcast::error::RecvError::Closed) => return,
+            // The pulse lives as long as we do.
+            Err(broadcast::error::RecvError::Closed) => return,
         };
         if self.paused {
             return;
         }
-        self.heard_at = Instant::now();
         match partition {
             Some(partition) => self.ready.announce(partition),
             None => self.look_wanted = true,
+        }
+    }
+
+    /// What was announced said that others of the group may follow: they are looked for, unless they are everywhere anyway.
+    fn find_neighbours(&mut self, now: Instant) {
+        if self.everywhere && self.sweeps(now) {
+            (0..64).for_each(|partition| self.ready.push(partition));
+        } else {
+            self.look_wanted = true;
         }
     }
 
@@ -45,17 +105,23 @@ impl Scheduler {
                     self.trouble.not_before = Instant::now();
                 }
                 let moved = self.last_value.replace(poll.last_value) != Some(poll.last_value);
-                if moved || self.settled.as_ref().is_some_and(|settled| settled.is_outdated_by(poll)) {
-                    self.settled = None;
+                if self.settled.as_ref().map_or(moved, |settled| settled.is_outdated_by(poll)) {
                     let now = Instant::now();
-                    if now < self.heard_at + HEARD {
-                        // Neighbours of what was announced.
-                        self.look_wanted = true;
+                    // What was heard long ago the poll before has seen. That a pause ended is for a look to say.
+                    let counts = now < self.heard_at + 2 * self.poll_interval && !self.paused;
+                    let announced = if counts { self.announced } else { 0 };
+                    if self.settled.take_if(|settled| settled.differs_by(poll, announced)).is_some() {
+                        self.settled = Some(poll.clone());
                     } else {
                         // Most likely none of ours: a busy log must not keep an idle group looking.
+                        self.settled = None;
                         self.look_at = self.look_at.min(self.looked_at + self.poll_interval);
+                        if now < self.dense_at + DENSE {
+                            self.find_neighbours(now);
+                        }
                     }
                 }
+                self.announced = 0;
                 Ok(())
             }
             Server::Unknown => {
@@ -89,18 +155,17 @@ impl Scheduler {
             self.recovered();
         }
         let now = Instant::now();
-        self.look_at = now + look.retry_in.map_or(LOOK_ANYWAY, |wait| wait.min(LOOK_ANYWAY));
+        if let Some(wait) = look.retry_in {
+            self.look_at = self.look_at.min(now + wait.min(LOOK_ANYWAY));
+        }
         if poll.is_none() {
             // Nothing to compare with: the next poll counts as a move, also where it has come already.
             self.last_value = None;
         }
         self.settled = if look.partitions.is_empty() { poll } else { None };
+        self.everywhere = look.partitions.len() >= MOST;
         for partition in look.partitions {
             self.ready.push(partition);
-        }
-        if self.settled.is_some() && self.tasks.is_empty() {
-            // Back to the pool: other groups may need them.
-            self.connections.clear();
         }
         Ok(())
     }

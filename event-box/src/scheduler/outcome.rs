@@ -22,6 +22,7 @@ impl Scheduler {
         result: Result<Option<Done>, BatchError>,
     ) -> Result<(), RunError> {
         let mut more = false;
+        let settled = self.settled.take();
         let probed = self.probing.take_if(|probing| *probing == partition).is_some();
         match result {
             // Another process works on it, or may have died of it: looking again at once would spin.
@@ -44,7 +45,9 @@ impl Scheduler {
                 if !done.careful {
                     self.careful.remove(&partition);
                 }
-                self.look_wanted = true;
+                self.learn(partition, &done);
+                self.settled = settled;
+                self.look_after(&done);
                 self.limit = next_limit(&done, self.shared.policy.batch_size);
                 more = done.more;
                 match &done.unavailable {
@@ -83,7 +86,6 @@ impl Scheduler {
                 self.trouble(Some(partition), error)?;
             }
         }
-        self.settled = None;
         self.ready.finished(partition, more);
         Ok(())
     }

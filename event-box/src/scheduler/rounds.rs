@@ -1,4 +1,4 @@
-use super::{Finished, Scheduler};
+use super::{Finished, Scheduler, idle::MOST};
 use crate::{
     batch::{BatchError, Done},
     round::{Finish, Offer},
@@ -63,11 +63,18 @@ impl Scheduler {
     ) -> Result<(), RunError> {
         match result {
             Ok(finished) => {
+                let with_events =
+                    finished.iter().filter_map(|(_, finish)| finish.done()).filter(|done| done.handled > 0);
+                self.everywhere &= with_events.count() >= MOST;
                 for (partition, finish) in finished {
                     let done = match finish {
                         Finish::Busy => None,
                         Finish::Done(done) => Some(done),
-                        Finish::Careful => {
+                        Finish::Left => {
+                            self.ready.finished(partition, true);
+                            continue;
+                        }
+                        Finish::Alone => {
                             self.careful.insert(partition);
                             Some(Done { more: true, careful: true, ..Done::default() })
                         }

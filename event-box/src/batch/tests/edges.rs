@@ -9,7 +9,6 @@ use tokio::time::Instant;
 use super::{super::*, counted, partition_of};
 use crate::{
     Consumer, Context, Event, EventBox, Failure, Outbox,
-    claim::open,
     group::Start,
     process::Process,
     test_log::{Counted, TestLog},
@@ -105,7 +104,6 @@ async fn run(
     let mut connection = log.pool.acquire().await.unwrap();
     let mut tx = connection.begin().await.unwrap();
     let partition = Partition { schema: &log.schema, group: "g", number: partition };
-    let (opening, session) = open(&mut tx, partition).await.unwrap();
     let assignment = Assignment { rows: 1000, events, verdicts: Verdicts::new(), suspect };
     let batch = Batch {
         partition,
@@ -116,7 +114,7 @@ async fn run(
         assignment: &assignment,
         ran: &Ran::default(),
     };
-    let done = batch.run(&mut tx, opening, &session).await.unwrap().unwrap();
+    let done = batch.run(&mut tx).await.unwrap().unwrap();
     if commit { tx.commit().await } else { tx.rollback().await }.unwrap();
     done
 }

@@ -11,7 +11,6 @@ use sqlx::Connection;
 use super::{super::*, counted};
 use crate::{
     Failure, Outbox,
-    claim::open,
     failed::Failed,
     group::Start,
     test_log::{Counted, TestLog},
@@ -55,7 +54,6 @@ impl Script {
         let mut connection = log.pool.acquire().await.unwrap();
         let mut tx = connection.begin().await.unwrap();
         let partition = Partition { schema: &log.schema, group: "g", number: 7 };
-        let (opening, session) = open(&mut tx, partition).await.unwrap();
         let batch = Batch {
             partition,
             watch: None,
@@ -65,7 +63,7 @@ impl Script {
             assignment: &Assignment { rows: 1000, events: 1000, verdicts: Verdicts::new(), suspect: None },
             ran: &Ran::default(),
         };
-        let run = tokio::time::timeout(Duration::from_secs(20), batch.run(&mut tx, opening, &session));
+        let run = tokio::time::timeout(Duration::from_secs(20), batch.run(&mut tx));
         run.await.expect("the batch ends").unwrap().expect("nobody else holds it");
         tx.commit().await.unwrap();
         let sql = "select key, n from seen order by i";
