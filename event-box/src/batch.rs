@@ -85,6 +85,8 @@ pub(crate) struct Done {
     pub(crate) unavailable: Option<Unavailable>,
     /// Events whose verdicts were carried out.
     pub(crate) judged: Vec<i64>,
+    /// It ended before an event that was a deadlock's victim.
+    pub(crate) conflict: bool,
     /// Events were parked, for whatever reason.
     pub(crate) parked: bool,
     /// Events that failed, as they are parked now.
@@ -156,8 +158,9 @@ impl Batch<'_> {
     pub(crate) async fn run(&self, connection: &mut PgConnection) -> Result<Option<Done>, BatchError> {
         let Some(claim) = self.within(self.partition.claim(connection)).await? else { return Ok(None) };
         self.ran.backend.store(claim.backend, Ordering::Relaxed);
+        let earlier = self.note(&claim);
         failpoint!(Claimed);
-        let care = self.care(connection, &claim).await?;
+        let care = self.care(connection, &claim, earlier).await?;
         if care.waits {
             self.within(self.partition.advance(connection, &Advance::Nothing, care.left)).await?;
             return Ok(Some(Done { waits: true, careful: true, bound: claim.opening.bound, ..Done::default() }));

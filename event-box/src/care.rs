@@ -38,12 +38,21 @@ impl Care {
 }
 
 impl Batch<'_> {
+    /// Notes the claim as this process's own, and answers with the one before it in the partition: before anything else is sent.
+    pub(crate) fn note(&self, claim: &Claim) -> u64 {
+        self.watch.map_or(0, |watch| watch.process.claimed(claim.partition, claim.xid))
+    }
+
     /// What is known of deaths in this partition. Costs a statement only where there is a reason to ask.
-    pub(crate) async fn care(&self, connection: &mut PgConnection, claim: &Claim) -> Result<Care, BatchError> {
+    pub(crate) async fn care(
+        &self,
+        connection: &mut PgConnection,
+        claim: &Claim,
+        earlier: u64,
+    ) -> Result<Care, BatchError> {
         let mut care = Care { left: claim.careful, ..Care::default() };
         let Some(Watch { process, .. }) = self.watch else { return Ok(Care::default()) };
         let aborted = claim.aborted;
-        let earlier = process.claimed(self.partition.number, claim.xid);
         let earlier_left = process.is_careful(self.partition.number, care.left);
         if aborted.is_none() && care.left == 0 {
             return Ok(care);

@@ -133,7 +133,7 @@ impl Batch<'_> {
                             break;
                         }
                         Fate::Conflict => {
-                            next = Some(sequence);
+                            (progress.done.conflict, next) = (true, Some(sequence));
                             break;
                         }
                     }

@@ -32,6 +32,8 @@ pub(crate) struct Progress {
     pub(crate) parkings: Vec<Parking>,
     /// Keys with an event before which nothing of theirs may go out.
     pub(crate) blocked: HashSet<String>,
+    /// Events of other partitions went out in this transaction.
+    pub(crate) after_others: bool,
     /// No further event may start.
     pub(crate) closed: bool,
     /// Events that wait to be handed to their batch handlers together.
@@ -66,6 +68,7 @@ impl Progress {
             savepoint: Savepoint::new(all_or_nothing),
             parkings: Vec::new(),
             blocked: HashSet::new(),
+            after_others: false,
             closed: false,
             runs: Runs::default(),
             crowded: None,
@@ -118,7 +121,7 @@ impl Progress {
     /// its own. Where it does so already, the conflict is a failure like any other.
     pub(crate) fn is_after_others(&self, sequence: i64) -> bool {
         let begins = self.for_a_run_alone && self.crowded == Some(sequence);
-        self.done.handled > 0 && !begins
+        (self.done.handled > 0 || self.after_others) && !begins
     }
 
     /// How many events are to go one a transaction after this batch: none once the culprit is named, or nothing is left.

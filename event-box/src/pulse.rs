@@ -58,9 +58,10 @@ impl Hint {
         let (place, topic) = payload.split_once(' ').unwrap_or(("*", "*"));
         let marked = place.strip_suffix('+');
         let place = marked.unwrap_or(place);
+        let partition = place.parse().ok().filter(|partition| (0..64).contains(partition));
         Self {
-            partition: place.parse().ok().filter(|partition| (0..64).contains(partition)),
-            is_of_one: place != "*",
+            partition,
+            is_of_one: place == "-" || partition.is_some(),
             more_may_follow: marked.is_some(),
             topic: topic.to_owned(),
         }

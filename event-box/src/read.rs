@@ -113,7 +113,8 @@ impl Partitions<'_> {
             }
             let missing = || sqlx::Error::Decode("the read returned an incomplete row".into());
             let Some(sequence) = row.sequence else {
-                let claim = claims.get(pages.len()).ok_or_else(missing)?;
+                let claim =
+                    claims.get(pages.len()).filter(|claim| claim.partition == row.partition).ok_or_else(missing)?;
                 let mut state = row.state.ok_or_else(missing)?.into_iter();
                 let mode = state.next().flatten().ok_or_else(missing)?;
                 let is = |said: &str| state.as_slice().iter().flatten().any(|word| word == said);

@@ -189,8 +189,9 @@ impl Shared {
         let Some(claim) = batch.within(partition.claim(connection)).await? else { return Ok(Err(Finish::Busy)) };
         // Read before this transaction took its id, for the first and so for all.
         first_opening.get_or_insert(claim.opening);
+        let earlier = batch.note(&claim);
         failpoint!(RoundClaimed);
-        let care = batch.care(connection, &claim).await?;
+        let care = batch.care(connection, &claim, earlier).await?;
         let topics = self.dispatch.topics();
         let read = partition.read(connection, &claim, topics, rows, bytes);
         let page = batch.within(read).await?;

@@ -96,8 +96,9 @@ impl Shared {
         let assignment = Assignment { rows: ROWS, events: usize::MAX, verdicts: Verdicts::new(), suspect: None };
         let batch = |number| self.as_batch(self.partition(number), &assignment, &sweep.ran);
         let mut healthy = Vec::with_capacity(claims.len());
-        for claim in claims {
-            let care = batch(claim.partition).care(&mut tx, &claim).await?;
+        let noted: Vec<_> = claims.iter().map(|claim| batch(claim.partition).note(claim)).collect();
+        for (claim, earlier) in claims.into_iter().zip(noted) {
+            let care = batch(claim.partition).care(&mut tx, &claim, earlier).await?;
             if care.is_needed() {
                 let partition = self.partition(claim.partition);
                 within(patience, partition.advance(&mut tx, &Advance::Nothing, care.left)).await?;
@@ -123,9 +124,9 @@ impl Shared {
                 finished.push((number, finish));
                 continue;
             }
-            sweep.in_hand = Some(number);
+            let (ran, last) = (sweep.ran.events.load(Ordering::Relaxed), sweep.in_hand.replace(number));
             let mut progress = Progress::new(started, Care::default(), false);
-            progress.savepoint = savepoint;
+            (progress.savepoint, progress.after_others) = (savepoint, ran > 0);
             let Claim { cursor, opening, .. } = claim;
             let advance = batch(number).handle(&mut tx, &cursor, page, opening, ROWS, &mut progress).await;
             let advance = advance.map_err(|halt| match halt {
@@ -133,6 +134,9 @@ impl Shared {
                 // Only of batches that are undone as a whole.
                 Halt::Again { .. } | Halt::Hidden => sqlx::Error::Protocol("a sweep cannot be undone".into()).into(),
             })?;
+            if sweep.ran.events.load(Ordering::Relaxed) == ran {
+                sweep.in_hand = last;
+            }
             let mut done = progress.done;
             savepoint = progress.savepoint;
             done.more |= cursor.target.is_some();
@@ -147,7 +151,6 @@ impl Shared {
             }
             finished.push((number, Finish::Done(done)));
         }
-        sweep.in_hand = None;
         if !advances.is_empty() {
             within(patience, all.advance(&mut tx, &advances)).await?;
         }
@@ -181,6 +184,6 @@ impl Shared {
 #[derive(Default)]
 struct Sweep {
     ran: Ran,
-    /// The partition whose events were being handled.
+    /// The partition whose events are being handled, or were the last to be.
     in_hand: Option<i16>,
 }

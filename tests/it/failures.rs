@@ -227,6 +227,36 @@ async fn a_deadlock_burns_no_attempt() {
     log.close().await;
 }
 
+/// Events of many partitions are handled in one transaction: a deadlock may come of the locks of another partition's.
+#[tokio::test]
+async fn a_deadlock_behind_other_partitions_burns_no_attempt() {
+    let log = TestLog::new().await;
+    sqlx::raw_sql(Seen::TABLE).execute(&log.pool).await.unwrap();
+    let consumer = Consumer::builder(&log.pool, "g")
+        .state(std::sync::atomic::AtomicUsize::new(0))
+        .on(async |event: Counted, cx: &mut Context<'_, std::sync::atomic::AtomicUsize>| -> Result<(), BoxError> {
+            Seen::note(&cx.attempt().to_string(), &event, cx).await?;
+            if cx.state().fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 5 {
+                sqlx::raw_sql("do $$ begin raise exception using errcode = 'deadlock_detected'; end $$")
+                    .execute(&mut *cx)
+                    .await?;
+            }
+            Ok(())
+        })
+        .workers(1)
+        .build()
+        .unwrap();
+    let keys = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"];
+    emit_keys(&log, &keys, 1).await;
+    let running = Running::start(consumer);
+    wait_until_seen(&log.pool, "g", 10).await;
+    running.stop().await.unwrap();
+    assert_eq!(log.number("select count(distinct key) from seen").await, 10);
+    assert_eq!(log.number("select count(*) from seen where member <> '1'").await, 0, "no attempt is burned");
+    assert_eq!(log.number("select count(*) from event_box.parked").await, 0);
+    log.close().await;
+}
+
 /// Refused before it is sent where it goes through the context; found at the savepoint's release where it goes round it.
 #[tokio::test]
 async fn a_handler_that_ends_the_transaction_gets_a_clear_error_and_harms_no_neighbour() {

@@ -17,6 +17,8 @@ use crate::{
 
 /// For this long after it was announced that more may follow every move of the log is looked into at once.
 const DENSE: Duration = Duration::from_millis(20);
+/// Where all that moved was announced, a look finds only what other processes parked, or what a notification that came late stood for.
+const EXPLAINED: Duration = Duration::from_secs(5);
 /// What a batch leaves behind is looked for no more often than this.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// Connections are kept for so long after there was work.
@@ -32,7 +34,7 @@ impl Scheduler {
         if now < self.trouble.not_before {
             return self.trouble.not_before;
         }
-        let rest = (!self.connections.is_empty()).then_some(self.rest_at.max(now));
+        let rest = (self.is_idle() && !self.connections.is_empty()).then_some(self.rest_at.max(now));
         let paced = (self.look_wanted || self.ready.waiting().next().is_some()).then(|| self.pace.open_at());
         let paced = paced.filter(|open_at| *open_at > now);
         [Some(self.look_at), rest, paced].into_iter().flatten().min().unwrap_or(self.look_at)
@@ -53,13 +55,19 @@ impl Scheduler {
     pub(super) fn rest(&mut self, now: Instant) {
         let pool = self.shared.log.pool();
         let scarce = || pool.num_idle() == 0 && pool.size() >= pool.options().get_max_connections();
-        let idle = self.tasks.is_empty() && self.ready.waiting().next().is_none() && !self.look_wanted;
-        if idle && (now >= self.rest_at || scarce()) {
+        if self.is_idle() && (now >= self.rest_at || scarce()) {
             self.connections.clear();
         }
     }
 
+    fn is_idle(&self) -> bool {
+        self.tasks.is_empty() && self.ready.waiting().next().is_none() && !self.look_wanted
+    }
+
     pub(super) fn hear(&mut self, hint: Result<Hint, broadcast::error::RecvError>) {
+        if self.paused {
+            return;
+        }
         let partition = match hint {
             Ok(hint) => {
                 if hint.is_of_one {
@@ -78,9 +86,6 @@ impl Scheduler {
             // The pulse lives as long as we do.
             Err(broadcast::error::RecvError::Closed) => return,
         };
-        if self.paused {
-            return;
-        }
         match partition {
             Some(partition) => self.ready.announce(partition),
             None => self.look_wanted = true,
@@ -112,6 +117,7 @@ impl Scheduler {
                     let announced = if counts { self.announced } else { 0 };
                     if self.settled.take_if(|settled| settled.differs_by(poll, announced)).is_some() {
                         self.settled = Some(poll.clone());
+                        self.look_at = self.look_at.min(self.looked_at + EXPLAINED);
                     } else {
                         // Most likely none of ours: a busy log must not keep an idle group looking.
                         self.settled = None;

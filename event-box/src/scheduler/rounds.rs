@@ -79,7 +79,12 @@ impl Scheduler {
                             Some(Done { more: true, careful: true, ..Done::default() })
                         }
                     };
+                    let conflict = done.as_ref().is_some_and(|done| done.conflict);
                     self.batch_finished(partition, Ok(done))?;
+                    if conflict {
+                        // Holding no locks of other partitions next time.
+                        self.careful.insert(partition);
+                    }
                 }
             }
             Err(error) => {
