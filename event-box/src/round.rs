@@ -109,13 +109,7 @@ impl Shared {
         };
         match self.run_round(&mut held, offered, rows, concurrency, &mut taken).await {
             Ok(finished) => {
-                for (partition, finish) in &finished {
-                    self.process.ended(*partition);
-                    if let Finish::Done(done) = finish {
-                        let (hook, timeout) = (self.dead_letter_hook.as_ref(), self.policy.handler_timeout);
-                        report(&self.group, &done.failures, hook, timeout).await;
-                    }
-                }
+                self.committed(&finished).await;
                 (taken, (Some(held.keep()), Ok(finished)))
             }
             Err(error) => {
@@ -124,6 +118,17 @@ impl Shared {
                     self.process.lived(*partition);
                 }
                 (taken, (None, Err(error)))
+            }
+        }
+    }
+
+    /// What several partitions came to in a transaction that is committed.
+    pub(crate) async fn committed(&self, finished: &[(i16, Finish)]) {
+        for (partition, finish) in finished {
+            self.process.ended(*partition);
+            if let Finish::Done(done) = finish {
+                let (hook, timeout) = (self.dead_letter_hook.as_ref(), self.policy.handler_timeout);
+                report(&self.group, &done.failures, hook, timeout).await;
             }
         }
     }

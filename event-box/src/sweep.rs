@@ -13,7 +13,6 @@ use crate::{
     held::{Held, Kept},
     progress::Progress,
     read::{Page, ReadError},
-    report::report,
     round::Finish,
     savepoint::Savepoint,
     verdict::Verdicts,
@@ -42,13 +41,7 @@ impl Shared {
         let mut sweep = Sweep::default();
         match self.run_sweep(&mut held, &numbers, &mut sweep).await {
             Ok(finished) => {
-                for (partition, finish) in &finished {
-                    self.process.ended(*partition);
-                    if let Finish::Done(done) = finish {
-                        let (hook, timeout) = (self.dead_letter_hook.as_ref(), self.policy.handler_timeout);
-                        report(&self.group, &done.failures, hook, timeout).await;
-                    }
-                }
+                self.committed(&finished).await;
                 (numbers, (Some(held.keep()), Ok(finished)))
             }
             Err(error) => {
